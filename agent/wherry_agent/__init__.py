@@ -1,0 +1,1 @@
+"""The daemon on each device: observes, plans, journals, acts and reports."""

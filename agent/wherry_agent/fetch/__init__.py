@@ -1,0 +1,1 @@
+"""Ways for release bytes to reach the engine."""

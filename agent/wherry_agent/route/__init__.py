@@ -1,0 +1,1 @@
+"""Ways to hold a slot's stable local endpoint."""

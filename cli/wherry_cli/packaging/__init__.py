@@ -1,0 +1,1 @@
+"""Model file to OCI image, without Docker and without code."""

@@ -1,0 +1,1 @@
+"""Use cases; HTTP routes and MQTT messages both end here."""

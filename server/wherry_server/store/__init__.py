@@ -1,0 +1,1 @@
+"""Schema, migrations, unit of work and views."""

@@ -1,0 +1,283 @@
+"""The server's HTTP API as pydantic models: what the CLI, the agent and the server agree on.
+
+Paths are under `/v1`. Operators send `Authorization: Bearer <API token>`; devices sign requests with
+their key (see `wherry.device_auth`). Errors are `{"error": {"code", "thing", "reason", "fix"}}`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wherry.identity import DeviceId, Digest, ModelName, ModelVersion, ProfileName, SlotName
+from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport
+
+DEFAULT_SLOT = "main"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+
+class ErrorBody(_Model):
+    """Every error response."""
+
+    error: Problem
+
+
+class OnlineKeys(_Model):
+    """`GET /v1/keys`: the server's public keys, as TUF key dictionaries with their key ids."""
+
+    timestamp: dict[str, Any]
+    director: dict[str, Any]
+
+
+class RepositoryUpload(_Model):
+    """`POST /v1/repository`: owner-signed TUF metadata, file name to its JSON text.
+
+    Names are `<n>.root.json`, `<n>.targets.json`, `<n>.snapshot.json`. All of them are checked and
+    stored, or none.
+    """
+
+    files: dict[str, str]
+
+
+class RepositoryInfo(_Model):
+    """`GET /v1/repository`: the versions of the metadata that the server holds; 0 for none."""
+
+    root: int
+    targets: int
+    snapshot: int
+    timestamp: int
+    expires: dict[str, datetime] = {}
+
+
+class TokenRequest(_Model):
+    """`POST /v1/tokens`: ask for a single-use enrolment token."""
+
+    device: DeviceId
+    profile: ProfileName | None = None
+    labels: dict[str, str] = {}
+    hours: int = Field(default=24, ge=1, le=24 * 30)
+
+
+class TokenCreated(_Model):
+    """The secret is shown once; the server keeps its hash."""
+
+    device: DeviceId
+    secret: str
+    expires: datetime
+    server_ca_sha256: str
+
+
+class EnrolRequest(_Model):
+    """`POST /v1/enrol`: from the device; the token's secret is the authentication."""
+
+    device: DeviceId
+    secret: str
+    profile: ProfileName
+    agent_version: str
+    csr_pem: str
+
+
+class RenewRequest(_Model):
+    """`POST /v1/renew`: signed with the device's current key."""
+
+    csr_pem: str
+
+
+class EnrolReply(_Model):
+    """What a device needs to connect. `certificate_pem` is the leaf followed by the intermediates."""
+
+    certificate_pem: str
+    ca_pem: str
+    broker_host: str
+    broker_port: int
+    expires: datetime
+
+
+class DeviceView(_Model):
+    """A device as the server knows it: the twin.
+
+    Attributes:
+        desired: slot to release that the server wants; `slots` is what the device reported.
+        drift: slots where desired and reported differ.
+    """
+
+    id: DeviceId
+    profile: ProfileName
+    labels: dict[str, str] = {}
+    online: bool = False
+    revoked: bool = False
+    agent_version: str = ""
+    enrolled: datetime | None = None
+    last_seen: datetime | None = None
+    sequence: int = 0
+    reported_sequence: int = 0
+    desired: dict[str, ReleaseRef] = {}
+    slots: list[SlotReport] = []
+    drift: list[str] = []
+    problem: Problem | None = None
+
+
+class DeviceChange(_Model):
+    """`PATCH /v1/devices/{id}`."""
+
+    labels: dict[str, str]
+
+
+class ReleaseImageView(_Model):
+    """One image of a release."""
+
+    profile: ProfileName
+    counter: int
+    digest: Digest
+    repository: str
+    download_bytes: int
+    unpacked_bytes: int
+    runtime: str
+    precision: str
+
+
+class ReleaseView(_Model):
+    """A release: a model's version and its images."""
+
+    model: ModelName
+    version: ModelVersion
+    stage: str
+    published: datetime
+    images: list[ReleaseImageView]
+
+
+class Selector(_Model):
+    """Which devices: all conditions given must hold. Empty selects nothing unless `everything`."""
+
+    ids: list[DeviceId] = []
+    profiles: list[ProfileName] = []
+    labels: dict[str, str] = {}
+    everything: bool = False
+
+
+class RolloutRequest(_Model):
+    """`POST /v1/rollouts`."""
+
+    model: ModelName
+    version: ModelVersion
+    slot: SlotName = DEFAULT_SLOT
+    selector: Selector
+
+
+TargetState = Literal["pending", "assigned", "running", "committed", "rejected", "refused", "misfit", "superseded"]
+RolloutState = Literal["running", "paused", "aborted", "completed", "failed"]
+
+
+class RolloutTargetView(_Model):
+    """One device in a rollout."""
+
+    device: DeviceId
+    state: TargetState
+    sequence: int = 0
+    deployment: DeploymentReport | None = None
+    problem: Problem | None = None
+
+
+class RolloutView(_Model):
+    """A rollout with its devices. `counts` is the number of devices by state."""
+
+    id: int
+    model: ModelName
+    version: ModelVersion
+    slot: SlotName
+    selector: Selector
+    state: RolloutState
+    created: datetime
+    ended: datetime | None = None
+    counts: dict[str, int] = {}
+    targets: list[RolloutTargetView] = []
+
+
+class Page(_Model):
+    """Paging of a list: pass `after` = `next` of the page before."""
+
+    next: str | None = None
+
+
+class DevicePage(Page):
+    """`GET /v1/devices?after=&limit=&profile=&label=k=v&online=`."""
+
+    items: list[DeviceView]
+
+
+class ReleasePage(Page):
+    """`GET /v1/releases?after=&limit=&model=`."""
+
+    items: list[ReleaseView]
+
+
+class RolloutPage(Page):
+    """`GET /v1/rollouts?after=&limit=`; newest first, without targets."""
+
+    items: list[RolloutView]
+
+
+class DeploymentPage(Page):
+    """`GET /v1/deployments?device=&after=&limit=`; newest first."""
+
+    items: list[DeploymentView]
+
+
+class DeploymentView(_Model):
+    """A deployment as the server's history has it."""
+
+    device: DeviceId
+    deployment: DeploymentReport
+
+
+class SlotTelemetry(_Model):
+    """One device, slot and version over a time window. Latencies in microseconds, from the histogram."""
+
+    device: DeviceId
+    slot: SlotName
+    model: ModelName
+    version: ModelVersion
+    counter: int
+    first: datetime
+    last: datetime
+    requests: int
+    failures: int
+    p50_us: int | None = None
+    p95_us: int | None = None
+    p99_us: int | None = None
+    mean_us: int | None = None
+
+
+class HostTelemetry(_Model):
+    """The newest host sample of a device."""
+
+    device: DeviceId
+    at: datetime
+    cpu_percent: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    disk_used_bytes: int
+    disk_total_bytes: int
+    temperatures: dict[str, float] = {}
+
+
+class TelemetrySummary(_Model):
+    """`GET /v1/telemetry?device=&model=&since=`.
+
+    Attributes:
+        received: records stored in the window, by type.
+        dropped: records that devices had to drop, by type.
+    """
+
+    slots: list[SlotTelemetry]
+    hosts: list[HostTelemetry]
+    received: dict[str, int]
+    dropped: dict[str, int]
+
+
+DeploymentPage.model_rebuild()
