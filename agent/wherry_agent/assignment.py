@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from wherry.messages import ReleaseRef
 from wherry.release import ReleaseImage
 
+EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class TrustedImage:
@@ -69,4 +71,4 @@ class Marks:
     counters: Mapping[str, int] = field(default_factory=dict)
     min_counters: Mapping[str, int] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
-    floor: datetime = datetime.fromtimestamp(0, UTC)
+    floor: datetime = EPOCH
