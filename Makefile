@@ -1,0 +1,46 @@
+# `make demo` runs the main job on real parts; `make test` runs the tests. Everything else is detail.
+SHELL := /bin/bash
+PY := .venv/bin/python
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
+PATHS := wherry agent server serving cli scripts bench tests
+
+.PHONY: help setup check test demo demo-once demo-stop bench docs lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what is missing (Debian packages, .venv) and start the engine
+	@bash scripts/setup.sh test
+
+check: setup ## formatting, lint, types, layers, generated docs
+	.venv/bin/ruff format --check $(PATHS)
+	.venv/bin/ruff check $(PATHS)
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) scripts/generate_docs.py --check
+
+test: setup ## all tests, on a real engine, broker, registry and databases
+	$(SUDO) $(PY) -m pytest
+
+demo: ## the main job, end to end; leaves everything running
+	@bash scripts/setup.sh demo
+	@$(SUDO) $(PY) scripts/demo.py
+
+demo-once: ## the main job, end to end; then stop everything
+	@bash scripts/setup.sh demo
+	@$(SUDO) $(PY) scripts/demo.py --once
+
+demo-stop: ## stop what `make demo` left running
+	@$(SUDO) $(PY) scripts/demo.py --stop
+
+bench: setup ## the figures of bench/, written to build/bench.json
+	$(SUDO) $(PY) bench/main.py
+
+docs: setup ## write the generated parts of the docs again
+	$(PY) scripts/generate_docs.py
+
+lock: ## write requirements/*.txt again from pyproject.toml
+	bash scripts/lock.sh
+
+clean: ## remove build/ and caches
+	$(SUDO) rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
