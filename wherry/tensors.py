@@ -1,0 +1,360 @@
+"""Tensors on the wire: the Open Inference Protocol v2 in JSON and with its binary extension.
+
+A body is JSON, or JSON followed by the raw bytes of its binary tensors in listed order; the header
+`Inference-Header-Content-Length` then says where the JSON ends. FP16 has no JSON form. Values and raw bytes are in
+`wherry.elements`, whose names are public here too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, cast, get_args
+
+from wherry.elements import (
+    ELEMENT_SIZE,
+    FLOATS,
+    Data,
+    Tensor,
+    make_tensor,
+    pack_bytes,
+    tensor_from_golden,
+    tensor_from_values,
+    tensor_to_golden,
+    unpack_bytes,
+)
+from wherry.errors import InferenceError, MalformedMessage
+from wherry.release import Datatype
+
+__all__ = [
+    "ELEMENT_SIZE",
+    "FLOATS",
+    "HEADER_LENGTH",
+    "Data",
+    "InferRequest",
+    "InferResponse",
+    "RequestedOutput",
+    "Tensor",
+    "decode_request",
+    "decode_response",
+    "encode_request",
+    "encode_response",
+    "json_values",
+    "make_tensor",
+    "pack_bytes",
+    "tensor_from_golden",
+    "tensor_from_json",
+    "tensor_from_values",
+    "tensor_to_golden",
+    "tensor_to_json",
+    "unpack_bytes",
+]
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+Loads = Callable[[Data], Any]
+Dumps = Callable[[Any], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that a request names, and the form it wants it in."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A decoded inference request.
+
+    Attributes:
+        id: echoed in the response; "" for none.
+        inputs: in the order sent.
+        outputs: those asked for; empty means all.
+        binary_output: form of the outputs when `outputs` is empty.
+        parameters: the request's other parameters.
+    """
+
+    id: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...] = ()
+    binary_output: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """A decoded inference response."""
+
+    model: str
+    version: str
+    id: str
+    outputs: tuple[Tensor, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def output(self, name: str) -> Tensor:
+        """The output of a name.
+
+        Raises:
+            InferenceError: the response has none of that name.
+        """
+        for tensor in self.outputs:
+            if tensor.name == name:
+                return tensor
+        raise InferenceError(f"response of model {self.model}", f"has no output {name!r}")
+
+
+def _flat(name: str, data: Any) -> list[Any]:
+    """JSON data may be nested by row or flat."""
+    while isinstance(data, list) and data and isinstance(data[0], list):
+        if not all(isinstance(row, list) for row in data):
+            raise MalformedMessage(f"tensor {name[:120]!r}", "has data that mixes rows and values, expected one depth")
+        data = list(chain.from_iterable(data))
+    if not isinstance(data, list):
+        raise MalformedMessage(f"tensor {name[:120]!r}", "has no data, expected a JSON list or binary_data_size")
+    return data
+
+
+def _head(item: Any, kind: str) -> tuple[str, str, list[int], Mapping[str, Any]]:
+    """Name, datatype, shape and parameters of a tensor in JSON, checked."""
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise MalformedMessage(kind, "has no name, expected {name, datatype, shape, data}")
+    name, datatype, shape = item["name"], item.get("datatype"), item.get("shape")
+    thing = f"{kind} {name[:120]!r}"
+    if not isinstance(datatype, str):
+        raise MalformedMessage(thing, f"has no datatype, expected one of {', '.join(get_args(Datatype))}")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise MalformedMessage(thing, "has no usable shape, expected a list of whole numbers from 0 up")
+    return name, datatype, shape, _object(item.get("parameters"), thing)
+
+
+def _object(value: Any, thing: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedMessage(thing, "has parameters that are not a JSON object")
+    return value
+
+
+def tensor_from_json(item: Any, kind: str = "tensor") -> Tensor:
+    """A tensor from its JSON form, `data` flat or nested.
+
+    Raises:
+        MalformedMessage: naming the tensor and what is wrong with it.
+    """
+    name, datatype, shape, _ = _head(item, kind)
+    if datatype == "FP16":
+        raise MalformedMessage(f"{kind} {name!r}", "is FP16, which has no JSON form, expected binary data")
+    return tensor_from_values(name, datatype, shape, _flat(name, item.get("data")))
+
+
+def json_values(tensor: Tensor) -> list[Any]:
+    """The elements as JSON has them.
+
+    Raises:
+        MalformedMessage: FP16, bytes that are not UTF-8, or NaN or Inf: they have no JSON form.
+    """
+    thing = f"tensor {tensor.name!r}"
+    if tensor.datatype == "FP16":
+        raise MalformedMessage(thing, "is FP16, which has no JSON form, expected binary data to be asked for")
+    if tensor.datatype == "BYTES":
+        try:
+            return [element.decode() for element in unpack_bytes(tensor.data)]
+        except UnicodeDecodeError as error:
+            raise MalformedMessage(thing, "holds bytes that are not UTF-8, expected binary data") from error
+    values = list(tensor.values())
+    if tensor.datatype in FLOATS and not all(map(math.isfinite, cast(list[float], values))):
+        raise MalformedMessage(thing, "holds NaN or Inf, which have no JSON form, expected binary data")
+    return values
+
+
+def tensor_to_json(tensor: Tensor) -> dict[str, Any]:
+    """The JSON form of a tensor; raises as `json_values` does."""
+    return {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": list(tensor.shape),
+        "data": json_values(tensor),
+    }
+
+
+def _binary_head(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": tensor.shape,
+        "parameters": {"binary_data_size": len(tensor.data)},
+    }
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _loads(data: Data) -> Any:
+    return json.loads(bytes(data))
+
+
+def _join(head: Mapping[str, Any], tails: list[Data], dumps: Dumps) -> tuple[bytes, int | None]:
+    text = dumps(head)
+    return (b"".join([text, *tails]), len(text)) if tails else (text, None)
+
+
+def encode_request(
+    inputs: Sequence[Tensor], outputs: Sequence[str] | None = None, request_id: str | None = None, binary: bool = True
+) -> tuple[bytes, int | None]:
+    """The body of an inference request and the value for the `HEADER_LENGTH` header (None: do not send it).
+
+    Args:
+        inputs: the input tensors.
+        outputs: names of the outputs wanted; None for all.
+        request_id: the server echoes it.
+        binary: send the inputs, and ask for the outputs, in binary form; otherwise JSON.
+    """
+    head: dict[str, Any] = {} if request_id is None else {"id": request_id}
+    head["inputs"] = [_binary_head(tensor) if binary else tensor_to_json(tensor) for tensor in inputs]
+    if outputs is None:
+        head["parameters"] = {"binary_data_output": binary}
+    else:
+        head["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
+    return _join(head, [tensor.data for tensor in inputs] if binary else [], _dumps)
+
+
+def encode_response(
+    response: InferResponse,
+    binary: Callable[[str], bool],
+    dumps: Dumps = _dumps,
+    values: Callable[[Tensor], Any] = json_values,
+) -> tuple[bytes, int | None]:
+    """The body of an inference response and the value for the `HEADER_LENGTH` header (None: do not send it).
+
+    Args:
+        response: what to send.
+        binary: output name -> whether it was asked for in binary form.
+        dumps: JSON writer, for a faster one than the standard library's.
+        values: what `dumps` is given for the elements of a tensor in JSON form.
+    """
+    outputs, tails = [], []
+    for tensor in response.outputs:
+        if binary(tensor.name):
+            outputs.append(_binary_head(tensor))
+            tails.append(tensor.data)
+        else:
+            head = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": values(tensor)}
+            outputs.append(head)
+    head = {"model_name": response.model, "model_version": response.version, "outputs": outputs}
+    if response.id:
+        head["id"] = response.id
+    if response.parameters:
+        head["parameters"] = dict(response.parameters)
+    return _join(head, tails, dumps)
+
+
+def _split(body: Data, header_length: int | None, kind: str, loads: Loads) -> tuple[dict[str, Any], memoryview]:
+    end = len(body) if header_length is None else header_length
+    if not 0 <= end <= len(body):
+        raise MalformedMessage(kind, f"{HEADER_LENGTH} is {end}, expected 0 to {len(body)}, the length of the body")
+    try:
+        head = loads(memoryview(body)[:end])
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessage(kind, f"is not usable JSON ({str(error)[:120]})") from error
+    if not isinstance(head, dict):
+        raise MalformedMessage(kind, "is not a JSON object")
+    return head, memoryview(body)[end:]
+
+
+def _tensors(items: Any, tail: memoryview, kind: str) -> tuple[Tensor, ...]:
+    """The tensors of a message: JSON ones from their `data`, binary ones from the tail, in order."""
+    if not isinstance(items, list):
+        raise MalformedMessage(kind, f"list is missing, expected {kind}s: [...]")
+    found: dict[str, Tensor] = {}
+    at = 0
+    for item in items:
+        name, datatype, shape, parameters = _head(item, kind)
+        size = parameters.get("binary_data_size")
+        if size is None:
+            tensor = tensor_from_json(item, kind)
+        else:
+            if type(size) is not int or not 0 <= size <= len(tail) - at:
+                reason = f"has binary_data_size {size!r}, expected 0 to {len(tail) - at}, the bytes that are left"
+                raise MalformedMessage(f"{kind} {name[:120]!r}", reason)
+            tensor = make_tensor(name, datatype, shape, tail[at : at + size])
+            at += size
+        if name in found:
+            raise MalformedMessage(f"{kind} {name[:120]!r}", "is given twice, expected once")
+        found[name] = tensor
+    if at != len(tail):
+        raise MalformedMessage(kind, f"list uses {at} bytes of binary data, but the body holds {len(tail)}")
+    return tuple(found.values())
+
+
+def _requested(items: Any, default: bool) -> tuple[RequestedOutput, ...]:
+    if items is None:
+        return ()
+    if not isinstance(items, list):
+        raise MalformedMessage("inference request", "has outputs that are not a list")
+    found = []
+    for item in items:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise MalformedMessage("requested output", "has no name, expected {name, parameters}")
+        thing = f"requested output {item['name'][:120]!r}"
+        parameters = _object(item.get("parameters"), thing)
+        if parameters.get("classification"):
+            raise MalformedMessage(thing, "asks for classification, which is not supported, expected the tensor itself")
+        found.append(RequestedOutput(item["name"], bool(parameters.get("binary_data", default))))
+    return tuple(found)
+
+
+def _text(head: Mapping[str, Any], key: str, kind: str) -> str:
+    value = head.get(key, "")
+    if not isinstance(value, str):
+        raise MalformedMessage(kind, f"has a field {key} that is not a string")
+    return value
+
+
+def decode_request(body: Data, header_length: int | None, loads: Loads = _loads) -> InferRequest:
+    """Read an inference request. Binary tensors are views into `body`: nothing is copied.
+
+    Args:
+        body: the whole body.
+        header_length: value of the `HEADER_LENGTH` header, None without it.
+        loads: JSON reader, for a faster one than the standard library's.
+
+    Raises:
+        MalformedMessage: naming the tensor, what is wrong and what was expected.
+    """
+    kind = "inference request"
+    head, tail = _split(body, header_length, kind, loads)
+    parameters = _object(head.get("parameters"), kind)
+    default = bool(parameters.get("binary_data_output", False))
+    return InferRequest(
+        id=_text(head, "id", kind),
+        inputs=_tensors(head.get("inputs"), tail, "input"),
+        outputs=_requested(head.get("outputs"), default),
+        binary_output=default,
+        parameters=parameters,
+    )
+
+
+def decode_response(body: Data, header_length: int | None, loads: Loads = _loads) -> InferResponse:
+    """Read an inference response; arguments as for `decode_request`.
+
+    Raises:
+        InferenceError: the body is an error response of the protocol.
+        MalformedMessage: the body is not an inference response.
+    """
+    kind = "inference response"
+    head, tail = _split(body, header_length, kind, loads)
+    if "error" in head:
+        raise InferenceError("model server", str(head["error"])[:500])
+    return InferResponse(
+        model=_text(head, "model_name", kind),
+        version=_text(head, "model_version", kind),
+        id=_text(head, "id", kind),
+        outputs=_tensors(head.get("outputs"), tail, "output"),
+        parameters=_object(head.get("parameters"), kind),
+    )
