@@ -116,7 +116,11 @@ def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: S
     Raises:
         MalformedMessage: a value does not fit the datatype, or their number the shape.
     """
-    return make_tensor(name, datatype, shape, _pack(name, datatype, values))
+    data = _pack(name, datatype, values)
+    if len(values) != math.prod(shape):
+        reason = f"has {len(values)} values, expected {math.prod(shape)} for shape {list(shape)}"
+        raise MalformedMessage(f"tensor {name[:120]!r}", reason)
+    return make_tensor(name, datatype, shape, data)
 
 
 def _pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:

@@ -169,8 +169,11 @@ def _cosine(wanted: Sequence[float], found: Sequence[float]) -> float:
         return 0.0
     left = [value / top for value in wanted]
     right = [value / other for value in found]
-    lengths: float = sum(map(mul, left, left)) * sum(map(mul, right, right))
-    return sum(map(mul, left, right)) / math.sqrt(lengths)
+    return _dot(left, right) / math.sqrt(_dot(left, left) * _dot(right, right))
+
+
+def _dot(left: list[float], right: list[float]) -> float:
+    return math.fsum(map(mul, left, right))
 
 
 def _rows(shape: tuple[int, ...], count: int) -> Iterator[tuple[int, int]]:

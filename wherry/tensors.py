@@ -20,7 +20,6 @@ from wherry.elements import (
     Data,
     Tensor,
     make_tensor,
-    pack_bytes,
     tensor_from_golden,
     tensor_from_values,
     tensor_to_golden,
@@ -31,9 +30,7 @@ from wherry.release import Datatype
 
 __all__ = [
     "ELEMENT_SIZE",
-    "FLOATS",
     "HEADER_LENGTH",
-    "Data",
     "InferRequest",
     "InferResponse",
     "RequestedOutput",
@@ -44,13 +41,11 @@ __all__ = [
     "encode_response",
     "json_values",
     "make_tensor",
-    "pack_bytes",
     "tensor_from_golden",
     "tensor_from_json",
     "tensor_from_values",
     "tensor_to_golden",
     "tensor_to_json",
-    "unpack_bytes",
 ]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
