@@ -38,6 +38,10 @@ def _reference(kind: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/messages/{kind.__name__}"}
 
 
+def _parameters() -> dict[str, Any]:
+    return {"device": {"description": "The device's id, also the CN of its certificate."}}
+
+
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI document as plain data."""
     kinds = [kind for _, messages in CHANNELS.values() for kind in messages]
@@ -46,13 +50,12 @@ def asyncapi() -> dict[str, Any]:
     )
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
-    parameters = {"device": {"description": "The device's id, also the CN of its certificate."}}
     for topic, (description, messages) in CHANNELS.items():
         name = topic.value.replace("up/", "")
         channels[name] = {
             "address": f"{PREFIX}/{{device}}/{topic}",
             "description": description,
-            "parameters": parameters,
+            "parameters": _parameters(),
             "messages": {kind.__name__: _reference(kind) for kind in messages},
             "bindings": {"mqtt": {"bindingVersion": "0.2.0"}},
         }
@@ -64,7 +67,7 @@ def asyncapi() -> dict[str, Any]:
     channels["assign"] = {
         "address": f"{PREFIX}/{{device}}/assign",
         "description": ASSIGNMENT,
-        "parameters": parameters,
+        "parameters": _parameters(),
         "messages": {"Assignment": {"contentType": "application/json", "payload": {"type": "object"}}},
     }
     operations["assign"] = {
