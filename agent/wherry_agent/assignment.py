@@ -57,10 +57,13 @@ class Marks:
     Attributes:
         root, timestamp, snapshot, targets: metadata versions seen.
         sequence: of the newest assignment accepted.
-        counters: "model/profile" to the highest counter accepted in an assignment.
+        counters: "model/profile" to the highest counter accepted in an assignment, and "slot:model/profile" to
+            the same for one slot that is in use. Keys are text and opaque to everything but `trust`.
         min_counters: "model/profile" to the highest signed min_counter seen.
         revoked: manifest digests the owner withdrew.
         floor: no time before this is believed.
+        keys: role to the ids of the keys that signed under its mark. When the owner replaced all of them, the mark
+            is dropped: so a fleet recovers from a stolen key that was used to sign absurdly high versions.
     """
 
     root: int = 0
@@ -72,3 +75,4 @@ class Marks:
     min_counters: Mapping[str, int] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
     floor: datetime = EPOCH
+    keys: Mapping[str, str] = field(default_factory=dict)
