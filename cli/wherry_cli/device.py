@@ -1,0 +1,183 @@
+"""`wherry device …`: enrol devices, see what they run, and lock one out."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from wherry.api import DEFAULT_SLOT, DeviceChange, DeviceView, TokenCreated, TokenRequest
+from wherry.errors import ConfigError, NotFound
+from wherry.join import JoinToken
+from wherry_cli.device_views import device_page, devices_table
+from wherry_cli.follow import now_utc
+from wherry_cli.inputs import checked
+from wherry_cli.output import Json, Output
+from wherry_cli.session import confirm, connected
+from wherry_cli.settings import Home, find_home
+from wherry_cli.words import labels_text, parse_pairs
+
+app = typer.Typer(help="Enrol devices, see what runs on them, lock one out.", no_args_is_help=True)
+
+Device = Annotated[str, typer.Argument(metavar="DEVICE", help="Id of the device.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; repeatable.")]
+Profile = Annotated[str | None, typer.Option("--profile", help="Device profile (see `wherry profile list`).")]
+
+
+@app.command()
+def token(
+    device: Device,
+    profile: Profile = None,
+    label: Labels = None,
+    hours: Annotated[int, typer.Option(help="How long the token can be used.", min=1, max=720)] = 24,
+    as_json: Json = False,
+) -> None:
+    """Make a single-use join line for a new device and print it."""
+    out = Output(as_json)
+    labels = parse_pairs(label or [], "--label")
+    request = checked(TokenRequest, device=device, profile=profile, labels=labels, hours=hours)
+    root_sha256 = root_fingerprint(find_home())
+    with connected() as client:
+        created = client.create_token(request)
+        server = client.server
+    line = JoinToken(
+        server=server,
+        device=created.device,
+        secret=created.secret,
+        ca_sha256=created.server_ca_sha256,
+        root_sha256=root_sha256,
+    ).encode()
+    result = {"device": created.device, "expires": created.expires, "join": line}
+    out.result({**result, "expires": created.expires.isoformat()}, lambda: _show_line(out, created, line))
+
+
+def _show_line(out: Output, created: TokenCreated, line: str) -> None:
+    until = created.expires.astimezone().strftime("%Y-%m-%d %H:%M")
+    out.note(f"On {created.device}, once, before {until}: wherry-agent enroll --state DIR 'LINE'   with this LINE:")
+    # The line alone on standard output, unfolded: it is pasted, or piped into a file.
+    out.console.print(Text(line), soft_wrap=True)
+
+
+def root_fingerprint(home: Home) -> str:
+    """Hex SHA-256 of the owner's first root metadata, which devices trust from their enrolment on.
+
+    Raises:
+        ConfigError: this folder holds no owner's metadata.
+    """
+    path = home.repository / "1.root.json"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            f"the owner's root metadata {path}",
+            f"cannot be read ({error.strerror})",
+            "Run `wherry keys init` first, or use the WHERRY_HOME that has the keys",
+        ) from error
+
+
+@app.command("list")
+def list_devices(
+    profile: Profile = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with this label.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show every device: online, what it runs, what it should run."""
+    out = Output(as_json)
+    with connected() as client:
+        found = list(client.devices(profile, label))
+    out.result({"items": found}, lambda: devices_table(found, now_utc()))
+
+
+@app.command()
+def show(device: Device, as_json: Json = False) -> None:
+    """Show one device: slots, drift, problem and last deployments."""
+    out = Output(as_json)
+    with connected() as client:
+        view = client.device(device)
+        history = client.deployments(device, limit=8)
+    result = {**view.model_dump(mode="json", by_alias=True), "deployments": history}
+    out.result(result, lambda: device_page(view, history, now_utc()))
+
+
+@app.command("label")
+def label_device(
+    device: Device,
+    labels: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-…", help="Set KEY, or drop it with KEY-.")],
+    as_json: Json = False,
+) -> None:
+    """Set or drop labels of a device; the others stay."""
+    out = Output(as_json)
+    dropped = {text[:-1] for text in labels if text.endswith("-") and "=" not in text}
+    added = parse_pairs([text for text in labels if text.removesuffix("-") not in dropped], "label")
+    with connected() as client:
+        kept = {key: value for key, value in client.device(device).labels.items() if key not in dropped}
+        view = client.change_device(device, checked(DeviceChange, labels={**kept, **added}))
+    out.result(view, lambda: Text(f"{view.id}: {labels_text(view.labels) or 'no labels'}"))
+
+
+@app.command()
+def revoke(
+    device: Device,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Lock a device out: no assignments, no renewal, no messages. It keeps serving what it has."""
+    out = Output(as_json)
+    confirm(f"Lock out device {device} for good?", yes, out)
+    with connected() as client:
+        client.revoke_device(device)
+    out.result({"device": device, "revoked": True}, lambda: Text(f"{device} is locked out."))
+
+
+@app.command()
+def retry(
+    device: Device,
+    slot: Annotated[str, typer.Option("--slot", help="Slot whose release failed.")] = DEFAULT_SLOT,
+    digest: Annotated[str | None, typer.Option("--digest", help="Image digest; default: the desired one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a device try an image again that it rejected."""
+    out = Output(as_json)
+    with connected() as client:
+        chosen = digest or desired_digest(client.device(device), slot)
+        client.retry_device(device, slot, chosen)
+    result = {"device": device, "slot": slot, "digest": chosen}
+    out.result(result, lambda: Text(f"{device} may try {chosen[:19]}… again in slot {slot}."))
+
+
+def desired_digest(view: DeviceView, slot: str) -> str:
+    """The image that a slot should run.
+
+    Raises:
+        NotFound: nothing is desired there.
+    """
+    if slot not in view.desired:
+        known = ", ".join(sorted(view.desired)) or "none"
+        raise NotFound(f"slot {slot} of {view.id}", "has no desired release", f"Slots with one: {known}")
+    return view.desired[slot].digest
+
+
+@app.command()
+def poll(device: Device, as_json: Json = False) -> None:
+    """Tell a device to ask the server for its assignment now."""
+    out = Output(as_json)
+    with connected() as client:
+        client.poll_device(device)
+    out.result({"device": device, "polled": True}, lambda: Text(f"{device} was told to ask for its assignment."))
+
+
+@app.command()
+def clear(
+    device: Device,
+    slot: Annotated[str, typer.Argument(help="Slot to empty.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Empty a slot of a device: its model stops serving."""
+    out = Output(as_json)
+    confirm(f"Stop the model in slot {slot} of {device}?", yes, out)
+    with connected() as client:
+        client.unassign(device, slot)
+    out.result({"device": device, "slot": slot, "cleared": True}, lambda: Text(f"{device} will empty slot {slot}."))

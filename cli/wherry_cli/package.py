@@ -1,0 +1,5 @@
+"""`wherry package`."""
+
+
+def package_model() -> None:
+    """To come."""

@@ -1,0 +1,5 @@
+"""`wherry push`."""
+
+
+def push() -> None:
+    """To come."""

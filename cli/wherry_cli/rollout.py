@@ -1,0 +1,138 @@
+"""`wherry rollout …`: bring a release to devices and see how they take it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView
+from wherry_cli import watch
+from wherry_cli.follow import Timeout, Watch, follow, now_utc, rollout_table
+from wherry_cli.output import Json, Output, table
+from wherry_cli.selectors import TO_HELP, parse_selector, selector_text
+from wherry_cli.session import confirm, connected
+from wherry_cli.words import ago
+
+app = typer.Typer(help="Bring a release to devices, and watch, pause, abort or retry that.", no_args_is_help=True)
+
+Number = Annotated[int, typer.Argument(metavar="ROLLOUT", help="Number of the rollout.", min=1)]
+To = Annotated[list[str], typer.Option("--to", metavar="WHICH", help=TO_HELP)]
+Slot = Annotated[str, typer.Option("--slot", help="Named place on the device where the model serves.")]
+
+
+@app.command()
+def start(
+    model: Annotated[str, typer.Argument(help="Model of the release.")],
+    version: Annotated[str, typer.Argument(help="Version of the release.")],
+    to: To,
+    slot: Slot = DEFAULT_SLOT,
+    watching: Watch = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Start to bring a published release to devices."""
+    out = Output(as_json)
+    request = RolloutRequest(model=model, version=version, slot=slot, selector=parse_selector(to))
+    with connected() as client:
+        view = client.start_rollout(request)
+        if watching:
+            follow(client, view, out, timeout)
+        else:
+            out.result(view, lambda: _started(view))
+
+
+def _started(view: RolloutView) -> Text:
+    return Text.assemble(
+        watch.title(view), "\n", watch.summary(view), "\n", (f"Watch it with `wherry rollout watch {view.id}`.", "dim")
+    )
+
+
+@app.command("list")
+def list_rollouts(
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=200)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show the newest rollouts."""
+    out = Output(as_json)
+    with connected() as client:
+        found = client.rollouts(limit)
+    out.result({"items": found}, lambda: rollouts_table(found, now_utc()))
+
+
+def rollouts_table(found: list[RolloutView], now: datetime) -> RenderableType:
+    """One row a rollout."""
+    cells = [
+        (
+            str(view.id),
+            Text(f"{view.model} {view.version}", style="bold"),
+            view.slot,
+            selector_text(view.selector),
+            Text(view.state, style=watch.STATE_STYLES.get(view.state, "cyan")),
+            watch.summary(view).partition(": ")[2],
+            ago(view.created, now),
+        )
+        for view in found
+    ]
+    empty = "No rollouts yet. Start one with `wherry rollout start MODEL VERSION --to all`."
+    return table((">id", "release", "slot", "to", "state", "devices", "started"), cells, empty)
+
+
+@app.command()
+def show(rollout: Number, as_json: Json = False) -> None:
+    """Show a rollout with its devices, as it stands."""
+    out = Output(as_json)
+    with connected() as client:
+        view = client.rollout(rollout)
+    out.result(view, lambda: rollout_table(view, now_utc()))
+
+
+@app.command("watch")
+def watch_rollout(rollout: Number, timeout: Timeout = None, as_json: Json = False) -> None:
+    """Follow a rollout to its end; the exit code is 1 when a device did not take the release."""
+    out = Output(as_json)
+    with connected() as client:
+        follow(client, client.rollout(rollout), out, timeout)
+
+
+def _control(rollout: int, action: str, as_json: bool) -> None:
+    out = Output(as_json)
+    with connected() as client:
+        view = client.control_rollout(rollout, action)
+    out.result(view, lambda: Text.assemble(watch.title(view), "\n", watch.summary(view)))
+
+
+@app.command()
+def pause(rollout: Number, as_json: Json = False) -> None:
+    """Assign the release to no further device until it is resumed."""
+    _control(rollout, "pause", as_json)
+
+
+@app.command()
+def resume(rollout: Number, as_json: Json = False) -> None:
+    """Go on with a paused rollout."""
+    _control(rollout, "start", as_json)
+
+
+@app.command()
+def abort(
+    rollout: Number,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End a rollout; devices that committed the release keep it."""
+    confirm(f"Abort rollout {rollout}?", yes, Output(as_json))
+    _control(rollout, "abort", as_json)
+
+
+@app.command()
+def retry(rollout: Number, watching: Watch = False, timeout: Timeout = None, as_json: Json = False) -> None:
+    """Let the devices that failed try the release again."""
+    if not watching:
+        _control(rollout, "retry", as_json)
+        return
+    with connected() as client:
+        follow(client, client.control_rollout(rollout, "retry"), Output(as_json), timeout)

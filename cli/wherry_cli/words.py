@@ -1,0 +1,95 @@
+"""Numbers and times as a reader says them. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+
+from wherry.errors import InputError
+from wherry.messages import ReleaseRef
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN = re.compile(r"(?P<count>[0-9]{1,6})(?P<unit>[smhd])")
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: `1.6 MB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """A length of time: `3.2 s`, `4 min 10 s`, `3 h`, `2 d`."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h" if seconds < 48 * 3600 else f"{int(seconds // 86400)} d"
+
+
+def ago(then: datetime | None, now: datetime) -> str:
+    """How long ago: `just now`, `40 s ago`, `3 d ago`; `never` for None."""
+    if then is None:
+        return "never"
+    seconds = (now - then).total_seconds()
+    if seconds < 5:
+        return "just now"
+    for unit, length, until in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 172800)):
+        if seconds < until:
+            return f"{int(seconds // length)} {unit} ago"
+    return f"{int(seconds // 86400)} d ago"
+
+
+def latency(microseconds: int | None) -> str:
+    """A latency in milliseconds, `-` for none."""
+    if microseconds is None:
+        return "-"
+    return f"{microseconds / 1000:.2f} ms" if microseconds < 100_000 else f"{microseconds / 1000:.0f} ms"
+
+
+def share(used: int, total: int) -> str:
+    """Used of total: `61 % of 8.0 GB`."""
+    return f"{100 * used / total:.0f} % of {size(total)}" if total else "-"
+
+
+def release_name(release: ReleaseRef | None) -> str:
+    """The release as people say it: `vision 2`, `-` for none."""
+    return f"{release.model} {release.version}" if release else "-"
+
+
+def labels_text(labels: dict[str, str]) -> str:
+    """`site=north, row=2`."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def parse_span(text: str) -> timedelta:
+    """Read `90s`, `15m`, `1h` or `7d`.
+
+    Raises:
+        InputError: anything else.
+    """
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"time span {text!r}", "is not a number with a unit", "Write it like 90s, 15m, 1h or 7d")
+    return timedelta(seconds=int(match["count"]) * _UNITS[match["unit"]])
+
+
+def parse_pairs(texts: list[str], what: str) -> dict[str, str]:
+    """Read `key=value` texts.
+
+    Raises:
+        InputError: a text without `=` or key, or the same key twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise InputError(f"{what} {text!r}", "is not of the form key=value")
+        if key in found:
+            raise InputError(f"{what} {key!r}", "is given twice")
+        found[key] = value
+    return found
