@@ -1,0 +1,280 @@
+"""What decisions and the executor know of the world: values they see and Protocols they call.
+
+Adapters implement the Protocols and wrap every foreign exception into `wherry.errors`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from wherry.messages import Record, ReleaseRef, StateReport, TelemetryBatch
+from wherry.release import GoldenCase
+from wherry_agent.assignment import Assignment, Marks, TrustedImage
+
+Clock = Callable[[], datetime]
+"""The time now, aware, UTC."""
+
+Progress = Callable[[int, int], None]
+"""Called with fetched and total bytes."""
+
+ContainerState = Literal["created", "running", "restarting", "paused", "exited", "dead", "removing"]
+RestartPolicy = Literal["no", "unless-stopped"]
+
+
+class Cancel:
+    """Tells a running step to give way. One object a step; waits inside steps go through it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Ask the step to give way."""
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the step was asked to give way."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, or less when asked to give way; returns `is_set`."""
+        return self._event.wait(seconds)
+
+    def check(self) -> None:
+        """Raise StepCancelled when asked to give way."""
+        if self.is_set:
+            raise StepCancelled
+
+
+class StepCancelled(Exception):
+    """A step noticed its `Cancel`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One of this device's containers, as the engine shows it.
+
+    Attributes:
+        image: the signed image it was made from, read back from its labels; None if they are not readable.
+        port: loopback port it is published on.
+        slot_port: the slot's stable port when it was made.
+        restart: its restart policy, where it was asked for.
+        exit_code, oom_killed: of an exited container, where it was asked for.
+    """
+
+    name: str
+    slot: str
+    digest: str
+    state: ContainerState
+    port: int
+    slot_port: int
+    image: TrustedImage | None = None
+    restart: str | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs, or the engine is bringing it back."""
+        return self.state in ("running", "restarting")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The world as it is now.
+
+    Attributes:
+        containers: this device's, by name.
+        routes: slot's stable port to the port it is turned to.
+        memory_available_mb: free for a second container.
+    """
+
+    containers: Mapping[str, Container] = field(default_factory=dict)
+    routes: Mapping[int, int] = field(default_factory=dict)
+    memory_available_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What admission looks at.
+
+    Attributes:
+        disk_free_bytes: on the engine's filesystem.
+        memory_total_mb: installed.
+        image_present: the image is on the device already.
+    """
+
+    disk_free_bytes: int
+    memory_total_mb: int
+    image_present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSlot:
+    """A slot that serves now, for telemetry. `base_url` is the container's own address."""
+
+    slot: str
+    release: ReleaseRef
+    base_url: str
+
+
+class Engine(Protocol):
+    """The container engine. All methods raise EngineError; all are idempotent."""
+
+    def observe(self) -> Mapping[str, Container]:
+        """This device's containers; cheap, no inspection of each."""
+
+    def inspect(self, name: str) -> Container | None:
+        """One of this device's containers with restart policy and exit code; None when absent.
+
+        Raises:
+            Conflict: the name belongs to a container that is not ours.
+        """
+
+    def has_image(self, image: TrustedImage) -> bool:
+        """Whether exactly the signed image is on the device.
+
+        Raises:
+            Tampered: something else answers to its name.
+        """
+
+    def create(self, name: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> None:
+        """Create the container, hardened and not running, unless it exists.
+
+        Raises:
+            Conflict: the name belongs to a container that is not ours.
+        """
+
+    def start(self, name: str) -> None:
+        """Start a container; nothing when it runs."""
+
+    def stop(self, name: str, drain_seconds: int) -> None:
+        """SIGTERM, then SIGKILL after the drain and a margin; nothing when absent or stopped."""
+
+    def restart_policy(self, name: str, policy: RestartPolicy) -> None:
+        """Change the policy of an existing container."""
+
+    def remove(self, name: str) -> None:
+        """Kill and remove a container of ours; nothing when absent."""
+
+    def remove_image(self, image: TrustedImage) -> None:
+        """Remove an image unless some container needs it; nothing when absent."""
+
+    def read_file(self, name: str, path: str, limit: int) -> bytes:
+        """A file from a container that need not run.
+
+        Raises:
+            NotFound: no such file.
+        """
+
+    def last_words(self, name: str) -> str:
+        """The end of the container's log, one line, for the reason of a failure."""
+
+
+class Fetcher(Protocol):
+    """Brings images to the engine."""
+
+    def fetch(self, image: TrustedImage, cancel: Cancel, progress: Progress) -> None:
+        """Make `Engine.has_image` true.
+
+        Raises:
+            RegistryError: not reachable, stalled, or past its deadline.
+            Tampered: what came is not what was signed.
+            StepCancelled: asked to give way.
+        """
+
+
+class Route(Protocol):
+    """Slots' stable endpoints. All methods raise RouteError."""
+
+    def read(self) -> Mapping[int, int]:
+        """Stable port to the port that it is turned to."""
+
+    def apply(self, routes: Mapping[int, int]) -> None:
+        """Make it exactly this, in one transaction; connections that exist stay where they are."""
+
+
+class Prober(Protocol):
+    """Asks a model server. All methods raise InferenceError when there is no usable answer in time."""
+
+    def ready(self, base_url: str, model: str, timeout: float) -> bool:
+        """One question to `v2/models/M/ready`; False for any answer but 200 and for none at all."""
+
+    def status(self, base_url: str, path: str, timeout: float) -> int | None:
+        """Status code of a GET; None when there is no answer."""
+
+    def metadata(self, base_url: str, model: str, timeout: float) -> dict[str, Any]:
+        """The model's metadata document."""
+
+    def infer(self, base_url: str, model: str, case: GoldenCase, timeout: float) -> tuple[Sequence[Any], float]:
+        """Post a case's inputs in binary form; the output tensors and the seconds it took."""
+
+
+class Host(Protocol):
+    """The device itself."""
+
+    def boot_id(self) -> str:
+        """Changes with every boot of the kernel."""
+
+    def memory_available_mb(self) -> int:
+        """Memory that a new process could use."""
+
+    def memory_total_mb(self) -> int:
+        """Installed memory."""
+
+    def disk_free_bytes(self) -> int:
+        """Free on the filesystem that holds images."""
+
+    def port_free(self, port: int) -> bool:
+        """Whether nothing listens on this loopback port."""
+
+
+class TrustPort(Protocol):
+    """Verifies assignments (see `wherry_agent.trust`)."""
+
+    def verify(self, payload: bytes, marks: Marks, now: datetime, online: bool = True) -> tuple[Assignment, Marks]:
+        """Check everything; the caller persists the marks before acting.
+
+        Raises:
+            TrustError: refused, nothing changed.
+            ServerError: metadata cannot be fetched.
+        """
+
+    def stored(self, payload: bytes, marks: Marks, now: datetime) -> Assignment:
+        """Read an accepted assignment again from local files, without a network.
+
+        Raises:
+            TrustError: the local files no longer prove it.
+        """
+
+
+class Link(Protocol):
+    """The way to the server."""
+
+    def report(self, state: StateReport) -> None:
+        """Keep the newest report and send it whenever there is a connection."""
+
+    def send_batch(self, batch: TelemetryBatch) -> bool:
+        """Send telemetry; False when not connected."""
+
+
+class Recorder(Protocol):
+    """Where deployment events go to wait for the server."""
+
+    def append(self, record: Record, at: datetime) -> None:
+        """Store a record; the oldest give way when the budget is used up."""
+
+
+class AssignmentSource(Protocol):
+    """The server's HTTPS API, for polling."""
+
+    def fetch_assignment(self) -> bytes | None:
+        """The current assignment, or None when there is none.
+
+        Raises:
+            ServerError: no answer.
+        """

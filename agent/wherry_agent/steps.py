@@ -1,0 +1,183 @@
+"""What the agent can do, as frozen values. Every step is idempotent: doing it twice is doing it once.
+
+A plan is a list of steps; the executor turns each into calls of ports. A step that belongs to a
+deployment names the `move` of the phase table that beginning it makes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from wherry_agent.assignment import TrustedImage
+
+Mode = Literal["overlap", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Base of all steps.
+
+    Attributes:
+        slot: the slot it works on.
+        move: the phase-table event that beginning it makes, or None outside a deployment.
+        interruptible: whether a newer desired state may cancel it half way.
+        urgent: whether it restores service, so that a running download must give way.
+    """
+
+    slot: str
+
+    move: ClassVar[str | None] = None
+    interruptible: ClassVar[bool] = False
+    urgent: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> str:
+        """Its name, as logs show it."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Step):
+    """Bring the image to the engine and verify what arrived."""
+
+    image: TrustedImage
+
+    move = "fetch"
+    interruptible = True
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(Step):
+    """Create the candidate's container, not running."""
+
+    image: TrustedImage
+    slot_port: int
+
+    move = "stage"
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Step):
+    """Drain and stop a container, keep it: before the candidate starts where memory does not hold both."""
+
+    image: TrustedImage
+
+    move = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Step):
+    """Start the candidate's container."""
+
+    image: TrustedImage
+    mode: Mode
+
+    move = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Step):
+    """Pass the candidate through the gates that the release declares."""
+
+    image: TrustedImage
+
+    move = "probe"
+    interruptible = True
+
+
+@dataclass(frozen=True, slots=True)
+class Switch(Step):
+    """Turn the slot's stable port to the candidate."""
+
+    image: TrustedImage
+    slot_port: int
+
+    move = "switch"
+
+
+@dataclass(frozen=True, slots=True)
+class Soak(Step):
+    """Watch the candidate answer real callers for a while; the old one still runs."""
+
+    image: TrustedImage
+
+    move = "soak"
+    interruptible = True
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Step):
+    """See that the candidate still runs; the journal then makes it known-good."""
+
+    image: TrustedImage
+
+    move = "commit"
+
+
+@dataclass(frozen=True, slots=True)
+class Prune(Step):
+    """Drain and stop the release before, keep it for rollback, remove what is older.
+
+    Attributes:
+        retire: the previous known-good, to be stopped and kept.
+        remove: names of containers to remove.
+        images: pull references of images that nothing needs any more.
+    """
+
+    retire: TrustedImage | None
+    remove: tuple[str, ...]
+    images: tuple[TrustedImage, ...]
+
+    move = "prune"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback(Step):
+    """Bring the known-good back to the slot's port, then remove the candidate. Needs no network."""
+
+    candidate: TrustedImage
+    known_good: TrustedImage | None
+    slot_port: int
+
+    move = "roll_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Remove(Step):
+    """Empty a slot: route away, containers drained and removed."""
+
+    containers: tuple[str, ...]
+    drain_seconds: int
+
+    move = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep(Step):
+    """Remove containers and images that no release of the slot needs."""
+
+    containers: tuple[str, ...]
+    images: tuple[TrustedImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureServing(Step):
+    """Bring a dead known-good back to life; `restart` also when it runs but does not answer."""
+
+    image: TrustedImage
+    slot_port: int
+    restart: bool = False
+
+    urgent = True
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureRoute(Step):
+    """Turn the slot's stable port to the container that should serve."""
+
+    image: TrustedImage
+    slot_port: int
+    port: int
+
+    urgent = True
