@@ -8,10 +8,12 @@ wrong answer: each counts as failed.
 from __future__ import annotations
 
 import http.client
+import itertools
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from wherry.tensors import HEADER_LENGTH, Tensor, decode_response, encode_request
 
@@ -43,14 +45,14 @@ class Load:
     port: int
     model: str
     inputs: list[Tensor]
-    judge: Callable[[list[Tensor]], str | None] = lambda outputs: None
+    judge: Callable[[list[Tensor]], str | None] = lambda _: None
     rate: float = 50.0
     workers: int = 4
     answers: list[Answer] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for number in range(self.workers):
             thread = threading.Thread(target=self._work, args=(number,), daemon=True)
             thread.start()
@@ -84,7 +86,7 @@ class Load:
     def longest_gap(self) -> float:
         """The longest time, in seconds, between two good answers arriving."""
         arrivals = sorted(answer.at + answer.seconds for answer in self.answers if not answer.problem)
-        return max((later - sooner for sooner, later in zip(arrivals, arrivals[1:], strict=False)), default=0.0)
+        return max((later - sooner for sooner, later in itertools.pairwise(arrivals)), default=0.0)
 
     def percentile(self, share: float, since: float = 0.0, until: float = float("inf")) -> float:
         """A latency percentile of the good answers sent in a window, in seconds."""
@@ -125,4 +127,4 @@ class Load:
             return f"status {reply.status}: {payload[:200].decode('utf-8', 'replace')}", ""
         length = reply.headers.get(HEADER_LENGTH)
         answer = decode_response(payload, int(length) if length else None)
-        return self.judge(list(answer.outputs)), answer.model_version or ""
+        return self.judge(list(answer.outputs)), answer.version
