@@ -26,6 +26,7 @@ WherryError
 ├── AdapterError            a foreign system failed; wrapped where it is called
 │   ├── EngineError         the container engine
 │   ├── RegistryError       the OCI registry
+│   ├── BuildError          a tool that packaging runs (mmdebstrap, pip)
 │   ├── LinkError           the MQTT broker or the way to it
 │   ├── ServerError         the server's HTTP API
 │   ├── StoreError          a database or a file on disk
@@ -235,6 +236,13 @@ class RegistryError(AdapterError):
 
     code = "adapter.registry"
     hint = "Check the registry's address, its credentials and the network"
+
+
+class BuildError(AdapterError):
+    """A tool that packaging runs to build a layer failed or is missing."""
+
+    code = "adapter.build"
+    hint = "Read the tool's last words above, correct that and package again"
 
 
 class LinkError(AdapterError):

@@ -16,7 +16,7 @@ import httpx
 from wherry.errors import RegistryError
 from wherry.identity import sha256_digest
 from wherry_cli.packaging.auth import RegistryAuth
-from wherry_cli.packaging.credentials import Credentials
+from wherry_cli.packaging.credentials import Credentials, find_credentials
 from wherry_cli.packaging.oci import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Blob, Manifest
 from wherry_cli.packaging.progress import Progress, Report, silent
 from wherry_cli.packaging.reference import check_registry, is_loopback, registry_url
@@ -61,6 +61,15 @@ class RegistryClient:
             # A proxy configured for the world must not be asked for this machine's own registry.
             trust_env=not is_loopback(httpx.URL(url).host),
         )
+
+    @classmethod
+    def for_user(cls, registry: str) -> RegistryClient:
+        """A client with the credentials that this user has for the registry.
+
+        Raises:
+            ConfigError: Docker's configuration file cannot be read.
+        """
+        return cls(registry, find_credentials(registry))
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -127,6 +128,27 @@ class Store:
     def has(self, digest: str) -> bool:
         """Whether the blob of a digest is here."""
         return self.path(digest).is_file()
+
+    def unpacked_size(self, digest: str, diff_id: str, *, compressed: bool) -> int:
+        """Bytes of the tar archive inside a stored blob, which must be the one of `diff_id`.
+
+        Raises:
+            StoreError: the blob does not unpack to that archive.
+        """
+        path = self.path(digest)
+        if not compressed:
+            return path.stat().st_size
+        hashed, count = hashlib.sha256(), 0
+        try:
+            with gzip.open(path) as file:
+                while piece := file.read(_PIECE):
+                    hashed.update(piece)
+                    count += len(piece)
+        except (OSError, EOFError, zlib.error) as error:
+            raise StoreError(f"layer {digest}", f"does not unpack ({error})", "Push the base image again") from error
+        if "sha256:" + hashed.hexdigest() != diff_id:
+            raise StoreError(f"layer {digest}", f"does not hold the archive {diff_id}", "Push the base image again")
+        return count
 
     def recall(self, subject: str, key: str) -> Layer | None:
         """The layer noted for an input, if its file is still here."""
