@@ -21,6 +21,7 @@ LIST
   [ "$what" = demo ] || cat <<'LIST'
 /usr/bin/qemu-aarch64-static qemu-user-static runs arm64 images on this machine, for tests
 /usr/lib/postgresql postgresql the other database that the server supports, for tests
+arch-test arch-test lets mmdebstrap build for another architecture, for tests
 /bin/busybox busybox-static the smallest container image, for tests
 LIST
 }
