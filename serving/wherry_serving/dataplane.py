@@ -1,0 +1,208 @@
+"""What the server can do, without HTTP: the Open Inference Protocol over loaded models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from wherry import __version__
+from wherry.errors import AdmissionError, InferenceError, MalformedMessage, NotFound, WherryError
+from wherry.release import TensorSpec
+from wherry.tensors import InferRequest, InferResponse, decode_request, encode_response
+from wherry_serving.arrays import check_inputs, fast_json_values, from_array, to_array
+from wherry_serving.metrics import ModelCounters
+from wherry_serving.models import Model, ModelSource, load_model
+from wherry_serving.stats import Timing, statistics_json
+
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
+_BACKENDS = {"onnx": "onnxruntime", "litert": "litert", "tflite": "tflite"}
+_CONFIG_TYPES = {"BYTES": "STRING"}
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """An inference request as it came, and when (`time.perf_counter_ns`)."""
+
+    body: bytes
+    header_length: int | None
+    submitted_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An encoded inference response; `header_length` is None when it is JSON alone."""
+
+    body: bytes
+    header_length: int | None
+
+
+def now_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class DataPlane:
+    """The models of this process.
+
+    Args:
+        sources: what to load.
+        clock_ms: Unix milliseconds, for "last inference".
+        loader: makes a model of a source.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        clock_ms: Callable[[], int] = now_ms,
+        loader: Callable[[ModelSource], Model] = load_model,
+    ) -> None:
+        self._sources = {source.file.name: source for source in sources}
+        self._clock_ms = clock_ms
+        self._loader = loader
+        self._models: dict[str, Model] = {}
+
+    def load(self) -> None:
+        """Load and warm every model. Blocks; call it on the inference thread.
+
+        Raises:
+            ConfigError: see `load_model`.
+            ModelError: see `load_model`.
+        """
+        for name, source in self._sources.items():
+            self._models[name] = self._loader(source)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has run once with its declared provider."""
+        return len(self._models) == len(self._sources)
+
+    @property
+    def models(self) -> Sequence[Model]:
+        """The loaded models."""
+        return tuple(self._models.values())
+
+    def model(self, name: str, version: str = "") -> Model:
+        """A loaded model; an empty version means the one there is.
+
+        Raises:
+            NotFound: no such model or version.
+            AdmissionError: it is still loading.
+        """
+        source = self._sources.get(name)
+        if source is None:
+            raise NotFound(f"model {name[:120]!r}", f"is not here, this server has {', '.join(self._sources)}")
+        if version and version != source.file.version:
+            raise NotFound(
+                f"model {name} {version[:120]}", f"is not here, this server has version {source.file.version}"
+            )
+        model = self._models.get(name)
+        if model is None:
+            raise AdmissionError(f"model {name}", "is still loading", "Ask again when it is ready")
+        return model
+
+    def infer(self, model: Model, inference: Inference) -> Answer:
+        """Decode, run, encode, count. Blocks; call it on the inference thread.
+
+        Raises:
+            MalformedMessage: the request is wrong.
+            InferenceError: the runtime failed.
+        """
+        started = time.perf_counter_ns()
+        try:
+            request = decode_request(inference.body, inference.header_length, orjson.loads)
+            wanted = _wanted(model, request)
+            check_inputs(model.inputs, request.inputs)
+            arrays = {tensor.name: to_array(tensor) for tensor in request.inputs}
+            ready = time.perf_counter_ns()
+            results = model.runtime.run(arrays, list(wanted))
+            done = time.perf_counter_ns()
+            outputs = tuple(map(from_array, wanted, results))
+            response = InferResponse(model.name, model.file.version, request.id, outputs)
+            body, header_length = encode_response(response, wanted.__getitem__, _dumps, fast_json_values)
+        except WherryError:
+            model.stats.failed(time.perf_counter_ns() - inference.submitted_ns)
+            raise
+        except Exception as error:
+            model.stats.failed(time.perf_counter_ns() - inference.submitted_ns)
+            raise InferenceError(f"model {model.name}", f"failed with {type(error).__name__}") from error
+        end = time.perf_counter_ns()
+        timing = Timing(started - inference.submitted_ns, ready - started, done - ready, end - done)
+        model.stats.succeeded(timing, self._clock_ms())
+        return Answer(body, header_length)
+
+    def server_metadata(self) -> dict[str, Any]:
+        """`GET v2`."""
+        return {"name": "wherry-serving", "version": __version__, "extensions": list(EXTENSIONS)}
+
+    def metadata(self, model: Model) -> dict[str, Any]:
+        """`GET v2/models/M`, with what the session really uses as parameters."""
+        file = model.file
+        return {
+            "name": file.name,
+            "versions": [file.version],
+            "platform": model.runtime.platform,
+            "inputs": [spec.model_dump() for spec in file.signature.inputs],
+            "outputs": [spec.model_dump() for spec in file.signature.outputs],
+            "parameters": {"provider": model.runtime.provider, "runtime": file.runtime, "precision": file.precision},
+        }
+
+    def config(self, model: Model) -> dict[str, Any]:
+        """`GET v2/models/M/config`: the part of Triton's model configuration that has a meaning here."""
+        signature = model.file.signature
+        return {
+            "name": model.name,
+            "platform": model.runtime.platform,
+            "backend": _BACKENDS[model.file.runtime],
+            "max_batch_size": 0,
+            "input": [_config_tensor(spec) for spec in signature.inputs],
+            "output": [_config_tensor(spec) for spec in signature.outputs],
+        }
+
+    def stats(self, models: Sequence[Model], memory_bytes: int) -> dict[str, Any]:
+        """`GET v2/models[/M]/stats`."""
+        return {
+            "model_stats": [
+                statistics_json(model.name, model.file.version, model.stats.read(), memory_bytes) for model in models
+            ]
+        }
+
+    def counters(self) -> list[ModelCounters]:
+        """What `metrics` shows."""
+        return [ModelCounters(model.name, model.file.version, model.stats.read()) for model in self.models]
+
+    def index(self, ready_only: bool = False) -> list[dict[str, str]]:
+        """`POST v2/repository/index`."""
+        return [
+            {
+                "name": name,
+                "version": source.file.version,
+                "state": "READY" if name in self._models else "LOADING",
+                "reason": "",
+            }
+            for name, source in self._sources.items()
+            if name in self._models or not ready_only
+        ]
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _config_tensor(spec: TensorSpec) -> dict[str, Any]:
+    data_type = _CONFIG_TYPES.get(spec.datatype, spec.datatype)
+    return {"name": spec.name, "data_type": f"TYPE_{data_type}", "dims": spec.shape}
+
+
+def _wanted(model: Model, request: InferRequest) -> dict[str, bool]:
+    """The outputs to compute, and for each whether it goes out in binary form."""
+    if not request.outputs:
+        return dict.fromkeys(model.outputs, request.binary_output)
+    for output in request.outputs:
+        if output.name not in model.outputs:
+            reason = f"is not an output of this model, expected {', '.join(model.outputs)}"
+            raise MalformedMessage(f"requested output {output.name[:120]!r}", reason)
+    return {output.name: output.binary for output in request.outputs}

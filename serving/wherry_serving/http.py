@@ -1,0 +1,212 @@
+"""HTTP: raw ASGI in, data plane calls, protocol answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+
+from wherry.errors import AdmissionError, ContractError, InputError, NotFound, WherryError
+from wherry.tensors import HEADER_LENGTH
+from wherry_serving import metrics
+from wherry_serving.bodies import Bodies, BodyRefused, ClientGone, Limits, Receive, header_length
+from wherry_serving.codings import COMPRESS_FROM, choose, compress
+from wherry_serving.dataplane import DataPlane, Inference
+from wherry_serving.models import Model
+from wherry_serving.worker import Worker
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = Mapping[str, Any]
+_Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_BINARY = (b"content-type", b"application/octet-stream")
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
+_READS = ("GET", "HEAD")
+_log = logging.getLogger("wherry_serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response before it is sent."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+
+
+class MethodRefused(WherryError):
+    """The path exists, with another method."""
+
+    code = "serving.method"
+    hint = "Use the method that the protocol names"
+
+
+_STATUS: tuple[tuple[type[WherryError], int], ...] = (
+    (NotFound, 404),
+    (MethodRefused, 405),
+    (ContractError, 400),
+    (InputError, 400),
+    (AdmissionError, 503),
+)
+
+
+class HttpApp:
+    """The ASGI application.
+
+    Args:
+        plane: the models.
+        worker: the inference thread.
+        limits: bounds on bodies.
+        executor: runs compression.
+        memory_bytes: resident memory of this process, now.
+    """
+
+    def __init__(
+        self, plane: DataPlane, worker: Worker, limits: Limits, executor: Executor, memory_bytes: Callable[[], int]
+    ) -> None:
+        self.draining = False
+        self._plane = plane
+        self._worker = worker
+        self._bodies = Bodies(limits, executor)
+        self._executor = executor
+        self._memory_bytes = memory_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whatever happens, as the protocol says it."""
+        if scope["type"] != "http":
+            return
+        try:
+            reply = await self._reply(scope, receive)
+        except ClientGone:
+            return
+        except WherryError as error:
+            reply = error_reply(error)
+        except asyncio.CancelledError:  # the drain time is over
+            reply = _error(503, "server: is shutting down")
+        except Exception:
+            _log.exception("a request failed unexpectedly")
+            reply = _error(500, "server: failed unexpectedly, its log says why")
+        headers: _Headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        if self.draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
+        path, method = scope["path"].strip("/").split("/"), scope["method"]
+        if path[:2] == ["v2", "models"] and path[-1] == "infer":
+            return await self._infer(_model_path(path[2:-1]), method, dict(scope["headers"]), receive)
+        if path == ["v2", "repository", "index"]:
+            _allow(method, "POST")
+            body = await self._bodies.read(dict(scope["headers"]), receive)
+            return _json(self._plane.index(_ready_only(body)))
+        _allow(method, *_READS)
+        return self._read(path)
+
+    def _read(self, path: list[str]) -> Reply:
+        """Everything that only looks; answered on the event loop, also while an inference runs."""
+        match path:
+            case ["v2"]:
+                return _json(self._plane.server_metadata())
+            case ["v2", "health", "live"]:
+                return _json({"live": True})
+            case ["v2", "health", "ready"]:
+                return self._ready()
+            case ["v2", "models", "stats"]:
+                return _json(self._plane.stats(self._plane.models, self._memory_bytes()))
+            case ["metrics"]:
+                text = metrics.render(self._plane.counters(), self._worker.pending, self._memory_bytes())
+                return Reply(200, text, ((b"content-type", metrics.CONTENT_TYPE),))
+            case ["v2", "models", _, *rest]:
+                action = rest.pop() if rest and rest[-1] in ("ready", "config", "stats") else ""
+                return self._read_model(path[2:3] + rest, action)
+        raise NotFound(f"path /{'/'.join(path)[:200]}", "is not part of the Open Inference Protocol")
+
+    def _ready(self) -> Reply:
+        if self._plane.ready and not self.draining:
+            return _json({"ready": True})
+        return Reply(503, orjson.dumps({"ready": False, "reason": "draining" if self.draining else "loading"}))
+
+    def _read_model(self, path: list[str], action: str) -> Reply:
+        model = self._plane.model(*_model_path(path))
+        match action:
+            case "ready":
+                return _json({"name": model.name, "ready": True})
+            case "config":
+                return _json(self._plane.config(model))
+            case "stats":
+                return _json(self._plane.stats([model], self._memory_bytes()))
+        return _json(self._plane.metadata(model))
+
+    async def _infer(
+        self, path: tuple[str, str], method: str, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> Reply:
+        _allow(method, "POST")
+        model = self._plane.model(*path)
+        try:
+            with self._bodies.reserved(self._bodies.expected_size(headers)):
+                inference = Inference(
+                    await self._bodies.read(headers, receive), header_length(headers), time.perf_counter_ns()
+                )
+                return await self._run(model, inference, headers)
+        except (BodyRefused, AdmissionError):  # the data plane counts those that reach it
+            model.stats.failed()
+            raise
+
+    async def _run(self, model: Model, inference: Inference, headers: Mapping[bytes, bytes]) -> Reply:
+        answer = await self._worker.run(partial(self._plane.infer, model, inference))
+        body, extra = answer.body, [_JSON]
+        if answer.header_length is not None:
+            extra = [_BINARY, (_HEADER_LENGTH, b"%d" % answer.header_length)]
+        coding = choose(headers.get(b"accept-encoding", b"").decode("latin-1"))
+        if coding and len(body) >= COMPRESS_FROM:
+            body = await asyncio.get_running_loop().run_in_executor(self._executor, compress, body, coding)
+            extra.append((b"content-encoding", coding.encode()))
+        return Reply(200, body, tuple(extra))
+
+
+def error_reply(error: WherryError) -> Reply:
+    """The protocol's form of an error: one sentence, and the status that fits its kind."""
+    if isinstance(error, BodyRefused):
+        return _error(error.status, f"{error.thing} {error.reason}")
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    return _error(status, f"{error.thing} {error.reason}")
+
+
+def _error(status: int, text: str) -> Reply:
+    return Reply(status, orjson.dumps({"error": text}))
+
+
+def _json(value: Any) -> Reply:
+    return Reply(200, orjson.dumps(value))
+
+
+def _allow(method: str, *allowed: str) -> None:
+    if method not in allowed:
+        raise MethodRefused(f"method {method[:20]}", f"is not allowed here, expected {' or '.join(allowed)}")
+
+
+def _model_path(path: list[str]) -> tuple[str, str]:
+    """Name and version ("" for none) of `M` or `M/versions/V`."""
+    match path:
+        case [name]:
+            return name, ""
+        case [name, "versions", version]:
+            return name, version
+    raise NotFound(f"path {'/'.join(path)[:200]}", "is not MODEL or MODEL/versions/VERSION")
+
+
+def _ready_only(body: bytes) -> bool:
+    try:
+        value = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(value, dict) and value.get("ready") is True
