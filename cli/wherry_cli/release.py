@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from wherry.api import ReleaseView
+from wherry.api import ReleaseView, RepositoryInfo
 from wherry_cli.follow import now_utc
 from wherry_cli.output import Json, Output, fields, table
-from wherry_cli.session import connected
+from wherry_cli.session import confirm, connected
+from wherry_cli.settings import find_home
 from wherry_cli.words import ago, size
+
+if TYPE_CHECKING:
+    from wherry_cli.owner import Published
 
 app = typer.Typer(help="Sign and publish what was packaged; see what is published.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(help="Model of the release.")]
 Version = Annotated[str, typer.Argument(help="Version of the release.")]
+
+
+@app.command()
+def publish(
+    package: Annotated[
+        Path, typer.Argument(metavar="PACKAGE", help="package.json of `wherry package`, or its folder.")
+    ],
+    again: Annotated[
+        bool, typer.Option("--again", help="Sign it once more under a higher counter, to go back to an older version.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign a package with the owner's keys and give the signed metadata to the server."""
+    from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without
+    from wherry_cli.packaging.package_file import read_package_file
+
+    out = Output(as_json)
+    content = read_package_file(package)
+    with connected() as client:
+        published = Owner(find_home(), client, out.note).publish(content, now_utc(), again)
+    out.result(published, lambda: published_page(published))
+
+
+def published_page(published: Published) -> RenderableType:
+    """What is signed now."""
+    cells = [
+        (
+            Text(image.profile, style="bold"),
+            str(image.counter),
+            size(image.download_bytes),
+            image.digest[:19] + "…",
+            Text("signed", style="green") if image.fresh else Text("published before", style="dim"),
+        )
+        for image in published.images
+    ]
+    name = f"{published.model} {published.version}"
+    head = Text.assemble(("Published ", "green"), (name, "bold green"), f" (targets {published.repository.targets})")
+    return Group(head, table(("profile", ">counter", ">download", "image", ""), cells, "No images."))
 
 
 @app.command("list")
@@ -75,3 +118,40 @@ def _release_page(view: ReleaseView) -> RenderableType:
     ]
     columns = ("profile", ">counter", "runtime", ">download", ">unpacked", "image")
     return Group(head, Text(), table(columns, cells, "No images."))
+
+
+@app.command()
+def revoke(
+    model: Model,
+    version: Version,
+    profile: Annotated[str | None, typer.Option("--profile", help="Only the image for this profile.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Withdraw a release for good: no device may run it again, not even as a rollback."""
+    from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without
+
+    out = Output(as_json)
+    confirm(f"Withdraw {model} {version} for good?", yes, out)
+    with connected() as client:
+        withdrawn = Owner(find_home(), client, out.note).revoke(model, version, profile, now_utc())
+    images = [{"profile": found.image.profile, "digest": found.digest} for found in withdrawn]
+    profiles = ", ".join(image["profile"] for image in images)
+    result = {"model": model, "version": version, "revoked": images}
+    out.result(result, lambda: Text(f"{model} {version} is withdrawn for {profiles}."))
+
+
+@app.command()
+def renew(as_json: Json = False) -> None:
+    """Sign the metadata again before it expires, without a new release."""
+    from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without
+
+    out = Output(as_json)
+    with connected() as client:
+        info = Owner(find_home(), client, out.note).renew(now_utc())
+    out.result(info, lambda: _renewed(info))
+
+
+def _renewed(info: RepositoryInfo) -> Text:
+    dates = ", ".join(f"{role} until {info.expires[role]:%Y-%m-%d}" for role in sorted(info.expires))
+    return Text(f"Signed again: {dates or f'targets {info.targets}, snapshot {info.snapshot}'}.")

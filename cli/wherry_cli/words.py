@@ -93,3 +93,11 @@ def parse_pairs(texts: list[str], what: str) -> dict[str, str]:
             raise InputError(f"{what} {key!r}", "is given twice")
         found[key] = value
     return found
+
+
+def until(then: datetime, now: datetime) -> str:
+    """When something ends: `expires in 59 d`, `EXPIRED 2 h ago`."""
+    seconds = (then - now).total_seconds()
+    if seconds <= 0:
+        return f"EXPIRED {ago(then, now)}"
+    return f"expires in {duration(seconds)}"

@@ -1,0 +1,240 @@
+"""The owner at work: keys, the local copy of the signed metadata and the server's, kept in step.
+
+`repository` makes metadata and is pure; here it is fetched, uploaded, and saved once the server took it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import BaseModel
+
+from wherry.api import RepositoryInfo, RepositoryUpload
+from wherry.errors import ConfigError, Conflict, NotFound
+from wherry.identity import Digest
+from wherry.metadata import Files, SignedImage, file_name, newest, verify_owner_set
+from wherry_cli import repository
+from wherry_cli.client import ServerClient
+from wherry_cli.keystore import KeyStore
+from wherry_cli.local_repository import LocalRepository, Standing, compare, names_of
+from wherry_cli.packaging.package_file import PackagedImage, PackageFile
+from wherry_cli.repository import ImageToSign, OwnerKeys
+from wherry_cli.settings import Home
+
+Say = Callable[[str], None]
+
+
+class PublishedImage(BaseModel):
+    """One image as it is signed now. `fresh` is False when it had been published before."""
+
+    profile: str
+    counter: int
+    digest: Digest
+    repository: str
+    download_bytes: int
+    fresh: bool
+
+
+class Published(BaseModel):
+    """What publishing came to."""
+
+    model: str
+    version: str
+    images: list[PublishedImage]
+    repository: RepositoryInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which images of a package to sign, and which are signed already."""
+
+    fresh: list[PackagedImage]
+    known: list[SignedImage]
+
+
+class Owner:
+    """Signs and publishes for one operator.
+
+    Args:
+        home: holds keys and the local copy.
+        client: the server.
+        say: hears about progress and warnings.
+    """
+
+    def __init__(self, home: Home, client: ServerClient, say: Say) -> None:
+        self._home = home
+        self._client = client
+        self._say = say
+        self._keys = KeyStore.from_environment(home.keys)
+        self._local = LocalRepository(home.repository)
+
+    def init(self, roots: int, threshold: int, now: datetime) -> RepositoryInfo:
+        """Make keys and the first metadata, and upload it. Safe to repeat after it was interrupted.
+
+        Raises:
+            Conflict: the server's metadata belongs to other keys.
+            InputError: more signatures asked for than there are root keys.
+        """
+        files = self._local.load()
+        if files:
+            return self._bring_up(self._standing())
+        info = self._client.repository()
+        if info.root:
+            return self._adopt(info)
+        keys = self._keys.owner_keys(with_root=True) if self._keys.names() else self._keys.create_owner_keys(roots)
+        made = repository.init_repository(keys, self._client.online_keys(), now, threshold)
+        return self._upload(made)
+
+    def publish(self, package: PackageFile, now: datetime, again: bool = False) -> Published:
+        """Sign a package's images and publish them; images that are published already stay as they are.
+
+        Args:
+            package: what `wherry package` made.
+            now: signing time.
+            again: sign all images under new counters, for going back to an older release.
+
+        Raises:
+            Conflict: the version was published with other images.
+            ConfigError: nobody ran `wherry keys init` for this server.
+        """
+        standing = self._usable_standing()
+        targets = repository.read_targets(standing.files)
+        chosen = select_images(package, repository.released(standing.files), again)
+        counter = repository.next_counter(targets, package.model)
+        images = [
+            ImageToSign(image.to_release_image(counter), image.digest, image.manifest_bytes) for image in chosen.fresh
+        ]
+        if images:
+            files = repository.publish(standing.files, images, self._owner_keys(), now)
+            info = self._upload({**standing.missing, **files})
+        else:
+            info = self._bring_up(standing)
+        shown = [_fresh(image, counter) for image in chosen.fresh] + [_known(image) for image in chosen.known]
+        return Published(model=package.model, version=package.version, images=shown, repository=info)
+
+    def revoke(self, model: str, version: str, profile: str | None, now: datetime) -> list[SignedImage]:
+        """Withdraw a release's images for good.
+
+        Raises:
+            NotFound: no such release.
+        """
+        standing = self._usable_standing()
+        chosen = find_images(repository.released(standing.files), model, version, profile)
+        keys, current = self._owner_keys(), dict(standing.files)
+        for digest in sorted({image.digest for image in chosen}):
+            current |= repository.revoke(current, digest, keys, now)
+        self._upload({**standing.missing, **_newest_signed(current)})
+        return chosen
+
+    def renew(self, now: datetime) -> RepositoryInfo:
+        """Sign targets and snapshot again with new expiry dates."""
+        standing = self._usable_standing()
+        files = repository.publish(standing.files, [], self._owner_keys(), now)
+        return self._upload({**standing.missing, **files})
+
+    def _standing(self) -> Standing:
+        info = self._client.repository()
+        served = {name: self._client.metadata(name) for name in names_of(info)}
+        standing = compare(self._local.load(), served)
+        if standing.warning:
+            self._say(f"Warning: {standing.warning}.")
+        return standing
+
+    def _usable_standing(self) -> Standing:
+        standing = self._standing()
+        if not standing.files:
+            raise ConfigError(
+                "release metadata", "does not exist yet: nobody may sign for this server", "Run `wherry keys init`"
+            )
+        return standing
+
+    def _owner_keys(self) -> OwnerKeys:
+        return self._keys.owner_keys()
+
+    def _bring_up(self, standing: Standing) -> RepositoryInfo:
+        return self._upload(standing.missing) if standing.missing else self._client.repository()
+
+    def _adopt(self, info: RepositoryInfo) -> RepositoryInfo:
+        """The server has metadata that this folder has not: fine if our keys made it (a lost reply)."""
+        served = {name: self._client.metadata(name) for name in names_of(info)}
+        owned = set(verify_owner_set(served).root.roles["root"].keyids)
+        ours = set()
+        if self._keys.names():
+            ours = {signer.public_key.keyid for signer in self._keys.owner_keys(with_root=True).root}
+        if not owned & ours:
+            raise Conflict(
+                f"server {self._client.server}",
+                "has release metadata that was signed with other keys than those in " + str(self._home.keys),
+                "Use the WHERRY_HOME that holds its owner's keys",
+            )
+        self._local.save(served)
+        return info
+
+    def _upload(self, files: Files) -> RepositoryInfo:
+        texts = {name: data.decode() for name, data in files.items()}
+        info = self._client.upload_repository(RepositoryUpload(files=texts))
+        self._local.save(files)
+        return info
+
+
+def select_images(package: PackageFile, released: Iterable[SignedImage], again: bool) -> Selection:
+    """Decide which images of a package need a signature.
+
+    Raises:
+        Conflict: a version is immutable, and this one has another image already.
+    """
+    newest_known: dict[str, SignedImage] = {}
+    for found in sorted(released, key=lambda found: found.image.counter):
+        if (found.image.model, found.image.version) == (package.model, package.version):
+            newest_known[found.image.profile] = found
+    for image in package.images:
+        known = newest_known.get(image.profile)
+        if known and known.digest != image.digest:
+            raise Conflict(
+                f"release {package.model} {package.version} for {image.profile}",
+                "was published with another image before, and a published version never changes",
+                "Give the new image a new --version",
+            )
+    if again:
+        return Selection(list(package.images), [])
+    fresh = [image for image in package.images if image.profile not in newest_known]
+    known_images = [newest_known[image.profile] for image in package.images if image.profile in newest_known]
+    return Selection(fresh, known_images)
+
+
+def find_images(released: Iterable[SignedImage], model: str, version: str, profile: str | None) -> list[SignedImage]:
+    """The images of a release.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = [
+        item
+        for item in released
+        if (item.image.model, item.image.version) == (model, version) and profile in (None, item.image.profile)
+    ]
+    if not found:
+        what = f"release {model} {version}" + (f" for {profile}" if profile else "")
+        raise NotFound(what, "was never published", "See `wherry release list`")
+    return found
+
+
+def _newest_signed(files: Files) -> Files:
+    names = [file_name(role, newest(files, role)) for role in ("targets", "snapshot")]
+    return {name: files[name] for name in names}
+
+
+def _fresh(image: PackagedImage, counter: int) -> PublishedImage:
+    return PublishedImage(
+        profile=image.profile, counter=counter, digest=image.digest, repository=image.repository,
+        download_bytes=image.download_bytes, fresh=True,
+    )  # fmt: skip
+
+
+def _known(found: SignedImage) -> PublishedImage:
+    return PublishedImage(
+        profile=found.image.profile, counter=found.image.counter, digest=found.digest,
+        repository=found.image.repository, download_bytes=found.image.download_bytes, fresh=False,
+    )  # fmt: skip
