@@ -1,0 +1,89 @@
+"""The runtime layer: wheels of a model runtime for the target's architecture, pinned and hashed, unpacked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path, PurePosixPath
+
+from wherry.errors import BuildError
+from wherry.profile import DeviceProfile
+from wherry.release import RUNTIME_FOLDER
+from wherry_cli.packaging.layers import folder_entries, make_layer
+from wherry_cli.packaging.locks import Target, lock_for, read_lock
+from wherry_cli.packaging.progress import Progress, Report, silent
+from wherry_cli.packaging.store import Layer, Store
+from wherry_cli.packaging.tools import run_tool
+
+RECIPE = 1
+"""Part of the cache's key: raise it when the choice of files below changes."""
+
+# Never used by a model server. Licences (in dist-info) stay.
+_DROPPED = re.compile(
+    r"""
+    bin/.* | .*\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json) | .*/__pycache__/.*
+    | .*\.(pyi|pyx|pxd|a|h|c|cpp) | (.*/)?(tests|testing)/.* | .*/include/.*
+    | onnxruntime/(transformers|quantization|tools|datasets|backend)/.* | numpy/f2py/.*
+    """,
+    re.VERBOSE,
+)
+_KEPT = re.compile(r"numpy/testing/.*\.py")
+
+
+def _keep(path: PurePosixPath) -> bool:
+    text = str(path)
+    if _KEPT.fullmatch(text) and "/tests/" not in text:
+        return True  # numpy.lib imports numpy.testing in some versions
+    return _DROPPED.fullmatch(text) is None
+
+
+def runtime_layer(runtime: str, profile: DeviceProfile, store: Store, report: Report = silent) -> Layer:
+    """The layer of a runtime for a profile; of the store when the same lock was unpacked before.
+
+    Args:
+        runtime: "onnx", "litert" or "tflite".
+        profile: whose architecture, Python and glibc the wheels must fit.
+        store: where layers are kept.
+        report: told of progress.
+
+    Raises:
+        BuildError: pip failed, or a pinned package has no wheel for the target.
+        InputError: no such runtime.
+        StoreError: the store cannot be written.
+    """
+    target = Target.of(profile)
+    lock = lock_for(read_lock(runtime), target)
+    stage = f"runtime layer, {runtime} for {target.machine}"
+    key = f"{RECIPE}\n{target}\n{lock}"
+    known = store.recall("runtime", key)
+    if known is not None:
+        report(Progress(stage, 1, 1, "in the cache"))
+        return known
+    report(Progress(stage, 0, 1, "fetching wheels"))
+    folder = store.scratch()
+    try:
+        _install(lock, target, folder, stage)
+        layer = make_layer("runtime", folder_entries(folder / "wheels", RUNTIME_FOLDER, _keep), store)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    store.remember("runtime", key, layer)
+    report(Progress(stage, 1, 1, "built"))
+    return layer
+
+
+def _install(lock: str, target: Target, folder: Path, stage: str) -> None:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(lock, encoding="utf-8")
+    # No --abi: pip then also takes abi3 and pure wheels.
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--target", str(folder / "wheels"), "--no-compile", "--no-deps", "--require-hashes"]
+    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", target.python]
+    for tag in target.tags():
+        command += ["--platform", tag]
+    try:
+        run_tool([*command, "--requirement", str(requirements)], stage)
+    except BuildError as error:
+        if "No module named pip" in error.reason:
+            raise BuildError(stage, "this Python has no pip", f"Run `{sys.executable} -m ensurepip`") from error
+        raise
