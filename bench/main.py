@@ -17,8 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import fleet  # noqa: E402  the lab's folder must be on the path first
-
-import serving  # noqa: E402
+import inference  # noqa: E402
 
 AIMS = {
     "agent_rss_mb": "at most 64",
@@ -33,7 +32,7 @@ AIMS = {
 def main() -> int:
     """Measure what is asked for (default: everything)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts: dict[str, Callable[[], dict[str, float]]] = {"serving": serving.measure, "fleet": fleet.measure}
+    parts: dict[str, Callable[[], dict[str, float]]] = {"inference": inference.measure, "fleet": fleet.measure}
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="which parts; default all")
     wanted = parser.parse_args().parts or list(parts)
     figures: dict[str, float] = {}
