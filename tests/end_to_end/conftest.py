@@ -1,0 +1,91 @@
+"""One lab for all end-to-end tests: real registry, broker, server and agent, on free ports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from lab import Lab, Ports  # noqa: E402
+
+MODEL, PROFILE = "tiny", "generic-amd64"
+
+
+def write_model(path: Path, weight: float) -> None:
+    """A model that multiplies four numbers by a weight: each version answers differently."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "w"], ["y"])],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(np.array([weight], np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+class Fleet:
+    """A lab with published versions of one tiny model."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.published: dict[str, dict[str, Any]] = {}
+
+    def publish(self, version: str, weight: float) -> dict[str, Any]:
+        """Package, sign and publish a version; its image."""
+        model = self.lab.folder / f"tiny-{version}.onnx"
+        write_model(model, weight)
+        out = self.lab.folder / f"package-{version}"
+        self.lab.run(
+            "wherry", "package", str(model), "--name", MODEL, "--version", version, "--profile", PROFILE,
+            "--registry", self.lab.registry, "--output", str(out),
+        )  # fmt: skip
+        self.lab.run("wherry", "release", "publish", str(out / "package.json"))
+        self.published[version] = json.loads((out / "package.json").read_text())["images"][0]
+        return self.published[version]
+
+    def roll_out(self, version: str) -> dict[str, Any]:
+        """Roll out to the end; this device's line."""
+        done = self.lab.run(
+            "wherry", "rollout", "start", MODEL, version, "--to", "all", "--watch", "--json", check=False
+        )
+        found: dict[str, Any] = json.loads(done.stdout)["targets"][0]
+        return found
+
+    def start_rollout(self, version: str) -> int:
+        """Start a rollout and return at once with its id."""
+        started = self.lab.json("wherry", "rollout", "start", MODEL, version, "--to", "all")
+        return int(started["id"])
+
+    def serving(self) -> dict[str, Any] | None:
+        """What the device's slot serves, as the server knows it."""
+        slots = self.lab.json("wherry", "device", "show", self.lab.device)["slots"]
+        found: dict[str, Any] | None = slots[0].get("serving") if slots else None
+        return found
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The lab, with one device enrolled and its agent running."""
+    lab = Lab(tmp_path_factory.mktemp("lab"), Ports.free(), device="test-device")
+    try:
+        lab.start_registry()
+        lab.initialise_server()
+        lab.start_broker()
+        lab.start_server()
+        lab.login()
+        lab.enrol(PROFILE)
+        lab.start_agent()
+        yield Fleet(lab)
+    finally:
+        lab.stop()
