@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -44,9 +45,8 @@ def login(
     trial = home.ca.with_name(home.ca.name + ".trial")
     write_private(trial, leaf_pem(pem))
     try:
-        client = open_client(Settings(server.rstrip("/"), secret, trial))
-        info = client.repository()
-        client.close()
+        with closing(open_client(Settings(server.rstrip("/"), secret, trial))) as client:
+            info = client.repository()
         trial.replace(home.ca)
     finally:
         trial.unlink(missing_ok=True)
