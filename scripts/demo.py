@@ -115,8 +115,8 @@ def break_model(source: Path, target: Path) -> None:
 
 def labels(version: str) -> list[str]:
     """What the model's classes mean, as its package says."""
-    config = json.loads((ROOT / "build" / "models" / f"magika-{version}.labels.json").read_text())
-    return [str(label) for label in config]
+    config = json.loads((ROOT / "build" / "models" / f"magika-{version}.json").read_text())
+    return [str(label) for label in config["target_labels_space"]]
 
 
 class Demo:
@@ -189,7 +189,7 @@ class Demo:
     def fetch(self) -> None:
         """Real models, as their packages ship them."""
         with self.story.chapter("models", "Get a real model in two versions, and spoil a third") as say:
-            files = fetch_models()
+            files = fetch_models(projects=[MODEL])
             self.models = {"1": files["magika-0.6.1"], "2": files["magika-1.0.3"], "3": FOLDER / "magika-3.onnx"}
             FOLDER.mkdir(parents=True, exist_ok=True)
             break_model(self.models["2"], self.models["3"])

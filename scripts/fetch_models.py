@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,21 @@ SOURCES = (
         "1.0.3",
         "magika/models/standard_v3_3/model.onnx",
         "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
+        _MAGIKA,
+    ),
+    # What the classes of Magika's models mean.
+    Source(
+        "magika",
+        "0.6.1",
+        "magika/models/standard_v3_2/config.min.json",
+        "b40e943ae9ac5e8d86a93f1e955ee45cdebaa8760a0e41dc1cd0da8dcf6c6056",
+        _MAGIKA,
+    ),
+    Source(
+        "magika",
+        "1.0.3",
+        "magika/models/standard_v3_3/config.min.json",
+        "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db",
         _MAGIKA,
     ),
     Source(
@@ -119,14 +135,15 @@ def _extract(source: Source, wheel: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def fetch_models(folder: Path = FOLDER) -> dict[str, Path]:
+def fetch_models(folder: Path = FOLDER, projects: Collection[str] = ()) -> dict[str, Path]:
     """Make sure that every model file is there.
 
     Args:
         folder: where to keep them.
+        projects: only those of these projects; empty for all.
 
     Returns:
-        "<name>-<version>" to the file's path, for example `magika-1.0.3`.
+        "<name>-<version>" to the model file's path, for example `magika-1.0.3`; other files by their whole name.
 
     Raises:
         FetchError: one cannot be fetched.
@@ -134,12 +151,14 @@ def fetch_models(folder: Path = FOLDER) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Path] = {}
     for source in SOURCES:
+        if projects and source.project not in projects:
+            continue
         target = folder / source.file_name
         if not (target.is_file() and _sha256(target.read_bytes()) == source.sha256):
             print(f"fetching {source.project} {source.version}", flush=True)
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 _extract(source, _download(source, Path(temporary)), target)
-        found[f"{source.project}-{source.version}"] = target
+        found[target.name if target.suffix == ".json" else f"{source.project}-{source.version}"] = target
     return found
 
 

@@ -30,7 +30,9 @@ def main() -> int:
         }
     ).encode()
     identity = hashlib.sha256(config).hexdigest()
-    manifest = json.dumps([{"Config": f"{identity}.json", "RepoTags": [name], "Layers": [f"{layer}/layer.tar"]}]).encode()
+    manifest = json.dumps(
+        [{"Config": f"{identity}.json", "RepoTags": [name], "Layers": [f"{layer}/layer.tar"]}]
+    ).encode()
     engine = subprocess.Popen(["docker", "load", "--quiet"], stdin=subprocess.PIPE)
     with tarfile.open(fileobj=engine.stdin, mode="w|") as archive:
         for member, data in ((f"{identity}.json", config), ("manifest.json", manifest)):
