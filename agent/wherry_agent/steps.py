@@ -121,12 +121,12 @@ class Prune(Step):
 
     Attributes:
         retire: the previous known-good, to be stopped and kept.
-        remove: names of containers to remove.
-        images: pull references of images that nothing needs any more.
+        containers: names of containers to remove.
+        images: images that nothing needs any more.
     """
 
     retire: TrustedImage | None
-    remove: tuple[str, ...]
+    containers: tuple[str, ...]
     images: tuple[TrustedImage, ...]
 
     move = "prune"
@@ -134,10 +134,9 @@ class Prune(Step):
 
 @dataclass(frozen=True, slots=True)
 class Rollback(Step):
-    """Bring the known-good back to the slot's port, then remove the candidate. Needs no network."""
+    """Remove the candidate. The planner has put the known-good back on the slot's port before. No network needed."""
 
     candidate: TrustedImage
-    known_good: TrustedImage | None
     slot_port: int
 
     move = "roll_back"
@@ -147,6 +146,7 @@ class Rollback(Step):
 class Remove(Step):
     """Empty a slot: route away, containers drained and removed."""
 
+    slot_port: int
     containers: tuple[str, ...]
     drain_seconds: int
 

@@ -1,0 +1,335 @@
+"""The container engine through the docker SDK: the only importer of docker.
+
+Labels say what a container is, so that the engine itself can tell the agent after a restart. A container
+without this device's label is never touched.
+"""
+
+from __future__ import annotations
+
+import grp
+import io
+import logging
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import docker
+import docker.errors
+import docker.types
+import requests
+from pydantic import TypeAdapter, ValidationError
+
+from wherry.errors import Conflict, EngineError, NotFound, Tampered, WherryError
+from wherry.profile import RunOptions
+from wherry.release import LABEL
+from wherry_agent.assignment import TrustedImage
+from wherry_agent.ports import Container, ContainerState, RestartPolicy
+
+_log = logging.getLogger(__name__)
+_IMAGE = TypeAdapter(TrustedImage)
+_USER = "65532:65532"
+_DRAIN_MARGIN_SECONDS = 2
+_NANO = 1_000_000_000
+
+
+class DockerEngine:
+    """Implements `ports.Engine`. Thread-safe: each call uses the SDK's connection pool.
+
+    Args:
+        device: only containers with this device's label are seen.
+        options: the device profile's run options.
+        url: the engine's address, `unix:///var/run/docker.sock`.
+        timeout: seconds that the engine may take to answer.
+        log_size: bytes of container log kept by the engine.
+    """
+
+    def __init__(
+        self, device: str, options: RunOptions, url: str, timeout: int = 15, log_size: str = "1m"
+    ) -> None:  # fmt: skip
+        self._device = device
+        self._options = options
+        self._url = url
+        self._timeout = timeout
+        self._log_size = log_size
+        self._connected: docker.APIClient | None = None
+
+    @property
+    def _client(self) -> Any:
+        """Connected at first use: the engine may be down when the agent starts."""
+        if self._connected is None:
+            self._connected = docker.APIClient(base_url=self._url, version="auto", timeout=self._timeout)
+        return self._connected
+
+    def observe(self) -> Mapping[str, Container]:
+        """This device's containers, from one list call."""
+        with _wrapped("containers"):
+            found = self._client.containers(all=True, filters={"label": f"{LABEL}device={self._device}"})
+        containers = (_from_list(item) for item in found)
+        return {container.name: container for container in containers}
+
+    def inspect(self, name: str) -> Container | None:
+        """One container with restart policy and exit code; None when absent."""
+        with _wrapped(f"container {name}"):
+            try:
+                item = self._client.inspect_container(name)
+            except docker.errors.NotFound:
+                return None
+        if (item["Config"]["Labels"] or {}).get(f"{LABEL}device") != self._device:
+            raise Conflict(
+                f"container {name}", "exists and was not made by this agent", "Remove or rename that container"
+            )  # fmt: skip
+        return _from_inspect(item)
+
+    def has_image(self, image: TrustedImage) -> bool:
+        """Whether exactly the signed image is on the device."""
+        return self._image_id(image) is not None
+
+    def _image_id(self, image: TrustedImage) -> str | None:
+        """The engine's id of the image: config digest, or manifest digest on a containerd store."""
+        for reference in (image.pull_reference, image.image.config_digest):
+            with _wrapped(f"image {reference}"):
+                try:
+                    found = self._client.inspect_image(reference)
+                except docker.errors.NotFound:
+                    continue
+            if found["Id"] not in (image.image.config_digest, image.digest):
+                raise Tampered(
+                    f"release {image.image.label()}",
+                    f"the engine holds image {found['Id'][:19]} under its digest, "
+                    f"signed is {image.image.config_digest[:19]}",
+                )
+            return str(found["Id"])
+        return None
+
+    def create(self, name: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> None:
+        """Create the container, hardened and not running, unless it exists."""
+        if self.inspect(name) is not None:
+            return
+        image_id = self._image_id(image)
+        if image_id is None:
+            raise EngineError(f"image of release {image.image.label()}", "is not on the device (any more)")
+        run = image.image.run
+        with _wrapped(f"container {name}"):
+            self._client.create_container(
+                image_id,
+                command=run.command or None,
+                user=_USER,
+                environment={**run.env, "WHERRY_DRAIN_SECONDS": str(run.drain_seconds), **self._options.env},
+                ports=[run.port],
+                labels=_labels(self._device, slot, image, port, slot_port),
+                name=name,
+                host_config=self._host_config(image, port),
+            )
+
+    def _host_config(self, image: TrustedImage, port: int) -> Any:
+        """The run options that held in docs/: read-only, no capabilities, bounded, published on loopback only."""
+        run, options = image.image.run, self._options
+        extra: dict[str, Any] = {}
+        if options.runtime:
+            extra["runtime"] = options.runtime
+        if float(run.cpus) > 0:
+            extra["nano_cpus"] = int(float(run.cpus) * _NANO)
+        return self._client.create_host_config(
+            port_bindings={run.port: ("127.0.0.1", port)},
+            restart_policy={"Name": "no"},
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            pids_limit=run.pids,
+            mem_limit=f"{run.memory_mb}m",
+            memswap_limit=f"{run.memory_mb}m",
+            ulimits=[
+                docker.types.Ulimit(name="nofile", soft=4096, hard=4096),
+                docker.types.Ulimit(name="core", soft=0, hard=0),
+            ],
+            ipc_mode="private",
+            init=True,
+            log_config=docker.types.LogConfig(type="local", config={"max-size": self._log_size, "max-file": "2"}),
+            tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=8m,uid=65532,gid=65532,mode=0700"},  # noqa: S108
+            devices=[f"{node}:{node}:rw" for node in dict.fromkeys([*options.devices, *run.devices])],
+            group_add=_group_ids(options.groups),
+            **extra,
+        )
+
+    def start(self, name: str) -> None:
+        """Start a container; nothing when it runs."""
+        found = self._ours(name)
+        with _wrapped(f"container {name}"):
+            if found.state == "paused":
+                self._client.unpause(name)
+            self._client.start(name)
+
+    def stop(self, name: str, drain_seconds: int) -> None:
+        """SIGTERM, then SIGKILL after the drain and a margin."""
+        found = self.inspect(name)
+        if found is None or not (found.running or found.state == "paused"):
+            return
+        with _wrapped(f"container {name}"):
+            if found.state == "paused":
+                self._client.unpause(name)
+            self._client.stop(name, timeout=drain_seconds + _DRAIN_MARGIN_SECONDS)
+
+    def restart_policy(self, name: str, policy: RestartPolicy) -> None:
+        """Change the policy of an existing container."""
+        if self._ours(name).restart != policy:
+            with _wrapped(f"container {name}"):
+                self._client.update_container(name, restart_policy={"Name": policy})
+
+    def remove(self, name: str) -> None:
+        """Kill and remove a container of ours; nothing when absent."""
+        if self.inspect(name) is None:
+            return
+        with _wrapped(f"container {name}"):
+            try:
+                self._client.remove_container(name, force=True, v=True)
+            except docker.errors.NotFound:
+                return
+
+    def remove_image(self, image: TrustedImage) -> None:
+        """Remove the reference by digest; the engine keeps what a container or another name needs."""
+        with _wrapped(f"image {image.pull_reference}"):
+            try:
+                self._client.remove_image(image.pull_reference)
+            except docker.errors.NotFound:
+                return
+            except docker.errors.APIError as error:
+                if error.status_code != 409:
+                    raise
+                _log.info("image %s stays: %s", image.pull_reference, error.explanation)
+
+    def read_file(self, name: str, path: str, limit: int) -> bytes:
+        """A file from a container that need not run."""
+        self._ours(name)
+        with _wrapped(f"file {path} of container {name}"):
+            try:
+                stream, _ = self._client.get_archive(name, path)
+            except docker.errors.NotFound:
+                raise NotFound(f"file {path} of container {name}", "does not exist") from None
+            return _first_file(stream, path, limit)
+
+    def last_words(self, name: str) -> str:
+        """The end of the container's log, one line; empty when there is none to be had."""
+        try:
+            with _wrapped(f"log of container {name}"):
+                raw = self._client.logs(name, tail=3, stdout=True, stderr=True)
+        except WherryError:
+            return ""
+        lines = [line.strip() for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+        return " | ".join(lines)[-300:]
+
+    def _ours(self, name: str) -> Container:
+        found = self.inspect(name)
+        if found is None:
+            raise EngineError(f"container {name}", "does not exist")
+        return found
+
+
+@contextmanager
+def _wrapped(thing: str) -> Iterator[None]:
+    """Foreign exceptions become EngineError."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise EngineError(thing, str(error.explanation or error).strip()[:400]) from error
+    except docker.errors.DockerException as error:
+        raise EngineError(thing, f"the engine cannot be reached ({_cause(error)})") from error
+    except (requests.exceptions.RequestException, OSError) as error:
+        raise EngineError(thing, f"the engine does not answer ({_cause(error)})") from error
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise EngineError(thing, f"the engine answered what nobody understands ({error!r})") from error
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a nest of exceptions."""
+    text = str(error)
+    return text.rpartition("(")[2].rstrip(")") if text.count("(") > 2 else text[:200]
+
+
+def _labels(device: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> dict[str, str]:
+    values = {
+        "device": device, "slot": slot, "release": image.digest, "role": "model", "model": image.image.model,
+        "version": image.image.version, "counter": str(image.image.counter), "port": str(port),
+        "slot-port": str(slot_port), "signed": _IMAGE.dump_json(image, exclude_none=True).decode(),
+    }  # fmt: skip
+    return {LABEL + key: value for key, value in values.items()}
+
+
+def _from_labels(name: str, state: str, labels: Mapping[str, str], **extra: Any) -> Container:
+    def number(key: str) -> int:
+        text = labels.get(LABEL + key, "")
+        return int(text) if text.isdigit() else 0
+
+    return Container(
+        name=name,
+        slot=labels.get(f"{LABEL}slot", ""),
+        digest=labels.get(f"{LABEL}release", ""),
+        state=cast(ContainerState, state),
+        port=number("port"),
+        slot_port=number("slot-port"),
+        **extra,
+    )
+
+
+def _from_list(item: Mapping[str, Any]) -> Container:
+    return _from_labels(item["Names"][0].lstrip("/"), item["State"], item["Labels"])
+
+
+def _from_inspect(item: Mapping[str, Any]) -> Container:
+    labels, state = item["Config"]["Labels"], item["State"]
+    try:
+        image = _IMAGE.validate_json(labels.get(f"{LABEL}signed", ""))
+    except ValidationError:
+        image = None
+    return _from_labels(
+        item["Name"].lstrip("/"),
+        state["Status"],
+        labels,
+        image=image,
+        restart=item["HostConfig"]["RestartPolicy"]["Name"] or "no",
+        exit_code=state["ExitCode"],
+        oom_killed=state["OOMKilled"],
+    )
+
+
+def _group_ids(names: list[str]) -> list[str]:
+    """Group ids of this host; a name means nothing inside the image."""
+    found = []
+    for name in names:
+        try:
+            found.append(str(grp.getgrnam(name).gr_gid))
+        except KeyError:
+            raise EngineError(f"group {name}", "of the device profile does not exist on this device") from None
+    return found
+
+
+class _Chunks(io.RawIOBase):
+    """An iterator of bytes as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = chunk
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _first_file(chunks: Iterator[bytes], path: str, limit: int) -> bytes:
+    with tarfile.open(fileobj=io.BufferedReader(_Chunks(iter(chunks))), mode="r|") as archive:
+        for member in archive:
+            if member.isfile():
+                if member.size > limit:
+                    raise NotFound(f"file {path}", f"has {member.size} bytes, the limit is {limit}")
+                extracted = archive.extractfile(member)
+                return extracted.read() if extracted else b""
+    raise NotFound(f"file {path}", "is not a regular file")

@@ -1,0 +1,239 @@
+"""Steps become calls of ports. Every step looks before it acts, and says what came of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wherry.errors import (
+    EngineError,
+    RouteError,
+    TrustError,
+    WherryError,
+)
+from wherry_agent import steps
+from wherry_agent.assignment import TrustedImage
+from wherry_agent.entry import container_name
+from wherry_agent.events import Blame, Cancelled, Done, Failed, Outcome
+from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progress, Route, StepCancelled
+from wherry_agent.trial import Examiner, Verdict
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the executor needs of the configuration.
+
+    Attributes:
+        ports: loopback ports that containers may be published on.
+    """
+
+    device: str
+    ports: range
+
+
+class Executor:
+    """Runs one step at a time, in the worker's thread."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, fetcher: Fetcher, route: Route, examiner: Examiner, host: Host
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._engine = engine
+        self._fetcher = fetcher
+        self._route = route
+        self._examiner = examiner
+        self._host = host
+
+    def run(self, step: steps.Step, cancel: Cancel, progress: Progress) -> Outcome:
+        """Do a step. Never raises: whatever goes wrong is an outcome."""
+        try:
+            if isinstance(step, steps.Fetch):
+                self._fetcher.fetch(step.image, cancel, progress)
+                return Done()
+            if isinstance(step, steps.Probe | steps.Soak):
+                return self._examine(step, cancel)
+            _ACTIONS[type(step)](self, step)
+        except StepCancelled:
+            return Cancelled()
+        except WherryError as error:
+            return Failed(error, self._blame(step, error))
+        except Exception as error:  # the loop must live on, whatever an adapter let through
+            _log.exception("step %s of slot %s failed unexpectedly", step.kind, step.slot)
+            wrapped = EngineError(f"step {step.kind} of slot {step.slot}", f"failed unexpectedly ({error!r})")
+            return Failed(wrapped, "unclear")
+        return Done()
+
+    def _blame(self, step: steps.Step, error: WherryError) -> Blame:
+        """Whose fault a failure is, when no gate gave a verdict."""
+        if isinstance(error, TrustError) and not isinstance(step, steps.Fetch):
+            return "release"
+        if isinstance(step, steps.Start) and isinstance(error, EngineError) and self._engine_answers():
+            return "unclear"
+        return "world"
+
+    def _engine_answers(self) -> bool:
+        try:
+            self._engine.observe()
+        except EngineError:
+            return False
+        return True
+
+    def _name(self, slot: str, image: TrustedImage) -> str:
+        return container_name(self._settings.device, slot, image)
+
+    def _examine(self, step: steps.Probe | steps.Soak, cancel: Cancel) -> Outcome:
+        name = self._name(step.slot, step.image)
+        look = self._examiner.probe if isinstance(step, steps.Probe) else self._examiner.soak
+        verdict: Verdict = look(name, step.image, cancel)
+        if verdict.failure is None:
+            return Done(verdict.gates)
+        return Failed(verdict.failure, verdict.blame, verdict.gates)
+
+    def _stage(self, step: steps.Stage) -> None:
+        self._create(step.slot, step.image, step.slot_port)
+
+    def _create(self, slot: str, image: TrustedImage, slot_port: int) -> None:
+        name = self._name(slot, image)
+        found = self._engine.inspect(name)
+        if found is not None and found.digest != image.digest:
+            self._engine.remove(name)
+            found = None
+        if found is None:
+            self._engine.create(name, slot, image, self._free_port(), slot_port)
+
+    def _free_port(self) -> int:
+        """A loopback port that no container of ours has and nothing listens on."""
+        taken = {container.port for container in self._engine.observe().values()}
+        for port in self._settings.ports:
+            if port not in taken and self._host.port_free(port):
+                return port
+        raise EngineError(
+            "candidate port", f"all of {self._settings.ports.start}-{self._settings.ports.stop - 1} are taken"
+        )
+
+    def _start(self, step: steps.Start) -> None:
+        self._engine.start(self._name(step.slot, step.image))
+
+    def _retire(self, step: steps.Retire) -> None:
+        # Its restart policy stays: after a power cut in the middle it must come back.
+        self._engine.stop(self._name(step.slot, step.image), step.image.image.run.drain_seconds)
+
+    def _switch(self, step: steps.Switch) -> None:
+        name = self._name(step.slot, step.image)
+        self._engine.restart_policy(name, "unless-stopped")
+        self._turn(step.slot_port, self._port(name))
+
+    def _port(self, name: str) -> int:
+        container = self._engine.inspect(name)
+        if container is None or not container.running:
+            raise EngineError(f"container {name}", "does not run")
+        return container.port
+
+    def _turn(self, slot_port: int, port: int) -> None:
+        routes = dict(self._route.read())
+        if routes.get(slot_port) == port:
+            return
+        self._route.apply({**routes, slot_port: port})
+        found = self._route.read().get(slot_port)
+        if found != port:
+            raise RouteError(f"port {slot_port}", f"is turned to {found} after being turned to {port}")
+
+    def _commit(self, step: steps.Commit) -> None:
+        self._port(self._name(step.slot, step.image))
+
+    def _prune(self, step: steps.Prune) -> None:
+        if step.retire:
+            name = self._name(step.slot, step.retire)
+            self._engine.restart_policy(name, "no")
+            self._engine.stop(name, step.retire.image.run.drain_seconds)
+        self._discard(step.containers, step.images)
+
+    def _discard(self, containers: tuple[str, ...], images: tuple[TrustedImage, ...]) -> None:
+        for name in containers:
+            self._engine.remove(name)
+        for image in images:
+            self._engine.remove_image(image)
+
+    def _roll_back(self, step: steps.Rollback) -> None:
+        name = self._name(step.slot, step.candidate)
+        container = self._engine.inspect(name)
+        if container is None:
+            return
+        self._leave(step.slot_port, container)
+        if container.running:
+            self._engine.restart_policy(name, "no")
+            self._engine.stop(name, min(step.candidate.image.run.drain_seconds, 2))
+        self._engine.remove(name)
+
+    def _leave(self, slot_port: int, container: Container) -> None:
+        """No route leads to a container that is about to go."""
+        routes = dict(self._route.read())
+        if routes.get(slot_port) == container.port:
+            del routes[slot_port]
+            self._route.apply(routes)
+
+    def _remove(self, step: steps.Remove) -> None:
+        routes = dict(self._route.read())
+        if routes.pop(step.slot_port, None) is not None:
+            self._route.apply(routes)
+        for name in step.containers:
+            self._engine.stop(name, step.drain_seconds)
+            self._engine.remove(name)
+
+    def _sweep(self, step: steps.Sweep) -> None:
+        self._discard(step.containers, step.images)
+
+    def _ensure_serving(self, step: steps.EnsureServing) -> None:
+        name = self._name(step.slot, step.image)
+        found = self._engine.inspect(name)
+        if found and step.restart:
+            self._engine.stop(name, 1)
+        if found and self._revived(name):
+            return
+        if found:
+            self._engine.remove(name)
+        if not self._engine.has_image(step.image):
+            self._fetcher.fetch(step.image, Cancel(), lambda *_: None)
+        self._create(step.slot, step.image, step.slot_port)
+        self._engine.restart_policy(name, "unless-stopped")
+        self._engine.start(name)
+
+    def _revived(self, name: str) -> bool:
+        """Whether an existing container could be started; one whose port was taken is made again."""
+        try:
+            self._engine.restart_policy(name, "unless-stopped")
+            self._engine.start(name)
+        except EngineError as error:
+            _log.warning("known-good container does not start and is made again: %s", error)
+            if self._engine.inspect(name) is None:
+                return False
+            return self._reachable_or_raise(error)
+        return True
+
+    @staticmethod
+    def _reachable_or_raise(error: EngineError) -> bool:
+        if "port" in error.reason or "address already in use" in error.reason:
+            return False
+        raise error
+
+    def _ensure_route(self, step: steps.EnsureRoute) -> None:
+        self._turn(step.slot_port, step.port)
+
+
+_ACTIONS: Mapping[type, Callable[[Executor, Any], None]] = {
+    steps.Stage: Executor._stage,
+    steps.Start: Executor._start,
+    steps.Retire: Executor._retire,
+    steps.Switch: Executor._switch,
+    steps.Commit: Executor._commit,
+    steps.Prune: Executor._prune,
+    steps.Rollback: Executor._roll_back,
+    steps.Remove: Executor._remove,
+    steps.Sweep: Executor._sweep,
+    steps.EnsureServing: Executor._ensure_serving,
+    steps.EnsureRoute: Executor._ensure_route,
+}

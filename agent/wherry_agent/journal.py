@@ -1,0 +1,187 @@
+"""The journal on disk: SQLite, synchronous FULL, one row a thing, one transaction a fact.
+
+It writes before anything acts, and only rows that changed. The write-ahead log keeps a commit at one
+fsync and a few pages, which spares the flash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from wherry.errors import StoreError
+from wherry_agent.assignment import Marks
+from wherry_agent.entry import Entry, Limits, Rejection, SlotEntry
+from wherry_agent.progress import Began, Fact, advance
+from wherry_agent.steps import Step
+
+JOURNAL_SCHEMA = 1
+_SLOT = TypeAdapter(SlotEntry)
+_MARKS = TypeAdapter(Marks)
+_REJECTION = TypeAdapter(Rejection)
+_META = TypeAdapter(dict[str, str | int])
+_VOLATILE = {"deployment": {"finished", "fetched_bytes", "total_bytes"}}
+
+
+class Journal:
+    """The one writer of deployment state. Used by the control loop's thread only.
+
+    Attributes:
+        entry: what it holds now.
+        rebuilt: why it was started anew, or None.
+
+    Raises:
+        StoreError: the file can be neither read nor replaced, or was made by a newer agent.
+    """
+
+    def __init__(self, path: Path, device: str, limits: Limits) -> None:
+        self._path = path
+        self._limits = limits
+        self.rebuilt: str | None = None
+        try:
+            self._rows = self._open()
+            self.entry = _decode(self._rows, device)
+        except (sqlite3.DatabaseError, ValidationError, KeyError) as error:
+            if isinstance(error, sqlite3.OperationalError) and "disk" not in str(error):
+                raise StoreError(f"journal {path}", str(error)) from error
+            self._set_aside(str(error).splitlines()[0])
+            self._rows = self._open()
+            self.entry = _decode(self._rows, device)
+
+    def _open(self) -> dict[str, bytes]:
+        database = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
+        self._database = database
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("PRAGMA wal_autocheckpoint=64")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > JOURNAL_SCHEMA:
+            raise StoreError(f"journal {self._path}", f"has schema {version}, this agent knows {JOURNAL_SCHEMA}")
+        if version == 0:
+            database.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
+            database.execute(f"PRAGMA user_version={JOURNAL_SCHEMA}")
+        check = database.execute("PRAGMA quick_check").fetchone()[0]
+        if check != "ok":
+            raise sqlite3.DatabaseError(check)
+        return dict(database.execute("SELECT key, value FROM facts"))
+
+    def _set_aside(self, reason: str) -> None:
+        """Keep the unreadable files for a post-mortem and start anew."""
+        self.rebuilt = f"it could not be read ({reason}); kept as {self._path.name}.corrupt"
+        with contextlib.suppress(sqlite3.Error, AttributeError):
+            self._database.close()
+        try:
+            self._path.replace(self._path.with_name(self._path.name + ".corrupt"))
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"journal {self._path}", f"cannot be replaced ({error})") from error
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was ever written to it."""
+        return not self._rows
+
+    def apply(self, fact: Fact, now: datetime) -> Entry:
+        """Take a fact in and write what changed, or neither.
+
+        Raises:
+            PhaseError: the phase table does not allow it.
+            StoreError: it could not be written.
+        """
+        return self.keep(advance(self.entry, fact, now, self._limits))
+
+    def begin(self, step: Step, now: datetime) -> Entry:
+        """Note that a step is about to act.
+
+        Raises:
+            PhaseError: the phase table does not allow it.
+            StoreError: it could not be written: do not act.
+        """
+        return self.apply(Began(step), now)
+
+    def keep(self, entry: Entry) -> Entry:
+        """Write an entry: changed rows, in one transaction.
+
+        Raises:
+            StoreError: it could not be written; the entry stays as it was.
+        """
+        rows = _encode(entry)
+        changed = [(key, value) for key, value in rows.items() if self._rows.get(key) != value]
+        gone = [(key,) for key in self._rows if key not in rows]
+        if changed or gone:
+            self._write(changed, gone)
+        self._rows, self.entry = rows, entry
+        return entry
+
+    def _write(self, changed: list[tuple[str, bytes]], gone: list[tuple[str]]) -> None:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", changed)
+            self._database.executemany("DELETE FROM facts WHERE key = ?", gone)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise StoreError(f"journal {self._path}", f"cannot be written ({error})") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _encode(entry: Entry) -> dict[str, bytes]:
+    meta: dict[str, str | int] = {
+        "device": entry.device, "stream": entry.stream, "starts": entry.starts, "boot_id": entry.boot_id,
+        "deployments": entry.deployments,
+    }  # fmt: skip
+    rows = {"meta": _META.dump_json(meta), "marks": _marks_json(entry.marks)}
+    if entry.payload is not None:
+        rows["payload"] = entry.payload
+    for name, slot in entry.slots.items():
+        rows[f"slot/{name}"] = _SLOT.dump_json(slot, exclude=_VOLATILE if slot.deployment else None)
+    for digest, rejection in entry.rejected.items():
+        rows[f"rejected/{digest}"] = _REJECTION.dump_json(rejection)
+    return rows
+
+
+def _marks_json(marks: Marks) -> bytes:
+    """Sorted, so that equal marks are equal bytes."""
+    ordered = replace(
+        marks, counters=dict(sorted(marks.counters.items())), min_counters=dict(sorted(marks.min_counters.items()))
+    )  # fmt: skip
+    body = _MARKS.dump_python(ordered, mode="json")
+    body["revoked"] = sorted(body["revoked"])
+    return TypeAdapter(dict[str, object]).dump_json(body)
+
+
+def _decode(rows: Mapping[str, bytes], device: str) -> Entry:
+    if not rows:
+        return Entry(device=device, stream=uuid.uuid4().hex)
+    meta = _META.validate_json(rows["meta"])
+    if meta["device"] != device:
+        raise StoreError(
+            "journal", f"belongs to device {meta['device']}, this is {device}", "Use another state folder"
+        )  # fmt: skip
+    under = {
+        kind: {key.partition("/")[2]: value for key, value in rows.items() if key.startswith(kind + "/")}
+        for kind in ("slot", "rejected")
+    }
+    return Entry(
+        device=device,
+        stream=str(meta["stream"]),
+        starts=int(meta["starts"]),
+        boot_id=str(meta["boot_id"]),
+        deployments=int(meta["deployments"]),
+        payload=rows.get("payload"),
+        marks=_MARKS.validate_json(rows["marks"]),
+        slots={name: _SLOT.validate_json(value) for name, value in under["slot"].items()},
+        rejected={digest: _REJECTION.validate_json(value) for digest, value in under["rejected"].items()},
+    )

@@ -1,0 +1,267 @@
+"""What to do next: a pure function of desired, observed and journaled state. An empty plan means converged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from wherry.messages import Phase
+from wherry_agent.assignment import Assignment, TrustedImage
+from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, container_name, same
+from wherry_agent.ports import Container, Observed
+from wherry_agent.states import allows
+from wherry_agent.steps import (
+    Commit,
+    EnsureRoute,
+    EnsureServing,
+    Fetch,
+    Mode,
+    Probe,
+    Prune,
+    Remove,
+    Retire,
+    Rollback,
+    Soak,
+    Stage,
+    Start,
+    Step,
+    Sweep,
+    Switch,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One slot with all that its plan depends on."""
+
+    slot: SlotEntry
+    desired: Assignment | None
+    observed: Observed
+    entry: Entry
+    now: datetime
+    limits: Limits
+
+    def name(self, image: TrustedImage) -> str:
+        return container_name(self.entry.device, self.slot.slot, image)
+
+    def container(self, image: TrustedImage) -> Container | None:
+        return self.observed.containers.get(self.name(image))
+
+    def runs(self, image: TrustedImage | None) -> bool:
+        found = self.container(image) if image else None
+        return found is not None and found.running
+
+
+def plan(
+    desired: Assignment | None, observed: Observed, entry: Entry, now: datetime, limits: Limits | None = None
+) -> list[Step]:
+    """The steps that bring the device from what it is to what it should be.
+
+    First whatever restores service, then deployments, removals and tidying, slot by slot.
+
+    Args:
+        desired: the verified assignment; None when it is not known (yet): what serves goes on serving.
+        observed: the world as it is now.
+        entry: the journal.
+        now: the time.
+        limits: how patient to be.
+    """
+    limits = limits or Limits()
+    views = [_View(slot, desired, observed, entry, now, limits) for _, slot in sorted(entry.slots.items())]
+    steps: list[Step] = [step for view in views for step in _serving(view)]
+    for view in views:
+        steps += _deploying(view, view.slot.trial) if view.slot.trial else _settled(view)
+    return steps + _strangers(observed, entry)
+
+
+def _serving(view: _View) -> Iterator[Step]:
+    """The known-good runs, and the slot's port is turned to what should answer."""
+    slot, trial = view.slot, view.slot.trial
+    yielding = trial is not None and trial.mode == "replace" and trial.phase != "rolling_back" and _past_staging(trial)
+    if slot.known_good and not yielding and not view.runs(slot.known_good):
+        yield EnsureServing(slot.slot, slot.known_good, slot.port)
+    answering = trial.image if trial and trial.holds_route else slot.known_good
+    container = view.container(answering) if answering else None
+    if answering is None or container is None or not container.running or (yielding and answering is slot.known_good):
+        return
+    if view.observed.routes.get(slot.port) != container.port and not (trial and trial.phase == "switching"):
+        yield EnsureRoute(slot.slot, answering, slot.port, container.port)
+
+
+def _past_staging(trial: Deployment) -> bool:
+    return trial.phase in ("starting", "probing", "switching", "soaking", "committing")
+
+
+def _fetch(view: _View, image: TrustedImage) -> list[Step]:
+    return [Fetch(view.slot.slot, image)]
+
+
+def _stage(view: _View, image: TrustedImage) -> list[Step]:
+    return [Stage(view.slot.slot, image, view.slot.port)]
+
+
+def _start(view: _View, image: TrustedImage) -> list[Step]:
+    mode = choose_mode(view.slot, view.observed, image, view.limits, view.runs(view.slot.known_good))
+    start = Start(view.slot.slot, image, mode)
+    if mode == "replace" and view.slot.known_good and view.runs(view.slot.known_good):
+        return [Retire(view.slot.slot, view.slot.known_good), start]
+    return [start]
+
+
+def choose_mode(
+    slot: SlotEntry, observed: Observed, image: TrustedImage, limits: Limits, known_good_runs: bool
+) -> Mode:  # fmt: skip
+    """Overlap when memory holds both releases, else replace; decided once for a deployment."""
+    if slot.trial and slot.trial.mode:
+        return slot.trial.mode
+    room = observed.memory_available_mb - limits.reserve_mb
+    return "overlap" if not known_good_runs or room >= image.image.run.memory_mb else "replace"
+
+
+def _probe(view: _View, image: TrustedImage) -> list[Step]:
+    return [Probe(view.slot.slot, image)]
+
+
+def _switch(view: _View, image: TrustedImage) -> list[Step]:
+    return [Switch(view.slot.slot, image, view.slot.port)]
+
+
+def _soak(view: _View, image: TrustedImage) -> list[Step]:
+    return [Soak(view.slot.slot, image)]
+
+
+def _commit(view: _View, image: TrustedImage) -> list[Step]:
+    return [Commit(view.slot.slot, image)]
+
+
+def _prune(view: _View, image: TrustedImage) -> list[Step]:
+    slot = view.slot
+    # Before the commit is journaled the known-good is still the one to retire.
+    old = slot.previous if same(slot.known_good, image) else slot.known_good
+    retire = old if old and view.runs(old) else None
+    return [Prune(slot.slot, retire, _strays(view, (image, old)), _unneeded(view))]
+
+
+_WAY: tuple[tuple[Phase, str, Callable[[_View, TrustedImage], list[Step]]], ...] = (
+    ("fetching", "Fetch", _fetch),
+    ("staging", "Stage", _stage),
+    ("starting", "Start", _start),
+    ("probing", "Probe", _probe),
+    ("switching", "Switch", _switch),
+    ("soaking", "Soak", _soak),
+    ("committing", "Commit", _commit),
+    ("pruning", "Prune", _prune),
+)
+_POSITION: Mapping[str, int] = {"admitted": 0, **{phase: index for index, (phase, _, _) in enumerate(_WAY)}}
+
+
+def _deploying(view: _View, trial: Deployment) -> list[Step]:
+    """The rest of the way of a deployment that is under way."""
+    if not view.limits.due(trial.retry_at, view.now):
+        return []
+    if trial.phase == "rolling_back":
+        return [Rollback(view.slot.slot, trial.image, view.slot.port)]
+    position = _POSITION[trial.phase]
+    if trial.phase != "admitted" and trial.finished == _WAY[position][1]:
+        position += 1
+    return [step for _, _, make in _WAY[position:] for step in make(view, trial.image)]
+
+
+def _settled(view: _View) -> list[Step]:
+    """No deployment is under way: empty a slot that is to be empty, then tidy up."""
+    slot = view.slot
+    if view.desired is not None and slot.slot not in view.desired.slots:
+        mine = tuple(sorted(c.name for c in view.observed.containers.values() if c.slot == slot.slot))
+        if mine or slot.known_good or slot.previous or slot.port in view.observed.routes:
+            drain = slot.known_good.image.run.drain_seconds if slot.known_good else 0
+            return [Remove(slot.slot, slot.port, mine, drain)]
+    containers, images = _strays(view, (slot.known_good, slot.previous)), _unneeded(view)
+    return [Sweep(slot.slot, containers, images)] if containers or images else []
+
+
+def _strays(view: _View, kept: tuple[TrustedImage | None, ...]) -> tuple[str, ...]:
+    """Our containers in the slot that no release of it needs."""
+    names = {view.name(image) for image in kept if image}
+    return tuple(
+        sorted(c.name for c in view.observed.containers.values() if c.slot == view.slot.slot and c.name not in names)
+    )
+
+
+def _unneeded(view: _View) -> tuple[TrustedImage, ...]:
+    """Images of the slot that may go: not known-good, previous, on trial or desired in any slot."""
+    needed = view.entry.needed_digests() | {image.digest for image in _desired_images(view)}
+    return tuple(image for image in view.slot.litter if image.digest not in needed)
+
+
+def _desired_images(view: _View) -> list[TrustedImage]:
+    if view.desired is None:
+        return []
+    return [image for image in view.desired.slots.values() if image.digest not in view.entry.rejected]
+
+
+def _strangers(observed: Observed, entry: Entry) -> list[Step]:
+    """Containers with our label in slots that the journal does not know."""
+    lost: dict[str, list[str]] = {}
+    for container in observed.containers.values():
+        if container.slot not in entry.slots:
+            lost.setdefault(container.slot, []).append(container.name)
+    return [Sweep(slot, tuple(sorted(names)), ()) for slot, names in sorted(lost.items())]
+
+
+def to_admit(
+    desired: Assignment | None, entry: Entry, now: datetime, limits: Limits
+) -> list[tuple[SlotEntry, TrustedImage]]:
+    """Slots whose desired release should be given to admission now."""
+    if desired is None:
+        return []
+    found = []
+    for name, image in sorted(desired.slots.items()):
+        slot = entry.slots.get(name)
+        if slot and not slot.trial and not same(slot.known_good, image) and _may_try(slot, image, entry, now, limits):
+            found.append((slot, image))
+    return found
+
+
+def _may_try(slot: SlotEntry, image: TrustedImage, entry: Entry, now: datetime, limits: Limits) -> bool:
+    last = slot.deployment
+    if last is None or not same(last.image, image):
+        return True
+    if last.phase == "rejected":
+        return image.digest not in entry.rejected
+    if last.phase == "refused":
+        return limits.due(last.retry_at, now)
+    return True
+
+
+def to_supersede(desired: Assignment | None, entry: Entry) -> list[tuple[SlotEntry, str]]:
+    """Slots whose deployment must give way, with what takes its place.
+
+    A first deployment that already answers callers is let finish: nothing else would serve.
+    """
+    if desired is None:
+        return []
+    found = []
+    for name, slot in sorted(entry.slots.items()):
+        trial, wanted = slot.trial, desired.slots.get(name)
+        if trial is None or same(trial.image, wanted) or not allows(trial.phase, "supersede"):
+            continue
+        if slot.known_good or not (trial.holds_route or trial.phase == "switching"):
+            found.append((slot, f"release {wanted.image.label()}" if wanted else "an empty slot"))
+    return found
+
+
+def assign_ports(
+    entry: Entry, slots: Mapping[str, TrustedImage], fixed: Mapping[str, int], base: int
+) -> dict[str, int]:
+    """Stable ports of slots: explicit ones first, then from `base` upwards in order of appearance, for ever."""
+    ports = {name: slot.port for name, slot in entry.slots.items()}
+    for name in sorted(slots):
+        if name in ports:
+            continue
+        taken = {*ports.values(), *(port for other, port in fixed.items() if other != name)}
+        port = fixed.get(name, base)
+        while name not in fixed and port in taken:
+            port += 1
+        ports[name] = port
+    return ports

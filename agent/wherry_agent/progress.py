@@ -1,0 +1,342 @@
+"""How the journal's entry changes: pure reducers, one for each fact. Phases move by the phase table only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from wherry.errors import Tampered, WherryError
+from wherry.messages import Problem
+from wherry_agent import steps
+from wherry_agent.assignment import Marks, TrustedImage
+from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same
+from wherry_agent.events import Cancelled, Done, Failed, StepFinished, StepProgress
+from wherry_agent.states import Move, allows, next_phase
+
+_PHASES_KEPT = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The agent started; a changed boot id means that the device did, too."""
+
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An assignment passed trust."""
+
+    payload: bytes
+    marks: Marks
+    ports: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A new attempt at a release begins."""
+
+    slot: str
+    image: TrustedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A release is not even tried, for now."""
+
+    slot: str
+    image: TrustedImage
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A step is about to act."""
+
+    step: steps.Step
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The server wants something else in the slot now."""
+
+    slot: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """The operator wants a rejected digest tried again."""
+
+    digest: str
+
+
+Fact = Booted | Accepted | Admitted | Refused | Began | StepFinished | StepProgress | Superseded | Cleared
+
+
+def problem_of(error: WherryError) -> Problem:
+    """An error as reports carry it."""
+    return Problem(**error.as_dict())
+
+
+def advance(entry: Entry, fact: Fact, now: datetime, limits: Limits) -> Entry:
+    """The entry after a fact.
+
+    Raises:
+        PhaseError: the phase table does not allow it; the entry stays as it was.
+    """
+    return _REDUCERS[type(fact)](entry, fact, now, limits)
+
+
+def _moved(deployment: Deployment, move: Move, now: datetime, **changes: Any) -> Deployment:
+    phase = next_phase(deployment.phase, move)
+    phases = deployment.phases
+    if phase != deployment.phase:
+        phases = (*phases, (phase, now))
+        if len(phases) > _PHASES_KEPT:
+            phases = (*phases[: _PHASES_KEPT // 2], *phases[-_PHASES_KEPT // 2 :])
+    return replace(deployment, phase=phase, phases=phases, updated=now, finished=None, **changes)
+
+
+def _with(entry: Entry, slot: SlotEntry, **changes: Any) -> Entry:
+    return replace(entry, slots={**entry.slots, slot.slot: slot}, **changes)
+
+
+def _booted(entry: Entry, fact: Booted, now: datetime, limits: Limits) -> Entry:
+    slots = dict(entry.slots)
+    if entry.boot_id and entry.boot_id != fact.boot_id:
+        for name, slot in slots.items():
+            trial = slot.trial
+            if trial and allows(trial.phase, "reboot"):
+                slots[name] = replace(slot, deployment=_rebooted(trial, now, limits))
+    return replace(entry, boot_id=fact.boot_id, starts=entry.starts + 1, slots=slots)
+
+
+def _rebooted(trial: Deployment, now: datetime, limits: Limits) -> Deployment:
+    """A candidate that takes the device down again and again is not tried for ever."""
+    if trial.unclear + 1 < limits.unclear_attempts:
+        return _moved(trial, "reboot", now, unclear=trial.unclear + 1, mode=None)
+    thing, reason = f"release {trial.image.image.label()}", f"the device rebooted {trial.unclear + 1} times during it"
+    problem = Problem(code="deployment", thing=thing, reason=reason, fix="Look for what makes the device reboot")
+    return _moved(trial, "fail", now, verdict="reject", problem=problem)
+
+
+def _accepted(entry: Entry, fact: Accepted, _now: datetime, _limits: Limits) -> Entry:
+    slots = {}
+    for name in {*entry.slots, *fact.ports}:
+        slot = entry.slots.get(name) or SlotEntry(name, fact.ports[name])
+        gone = [i for i in (slot.known_good, slot.previous) if i and i.digest in fact.marks.revoked]
+        slots[name] = replace(
+            slot,
+            known_good=None if slot.known_good in gone else slot.known_good,
+            previous=None if slot.previous in gone else slot.previous,
+            litter=(*slot.litter, *gone),
+        )
+    return replace(entry, payload=fact.payload, marks=fact.marks, slots=slots)
+
+
+def _new(entry: Entry, slot: SlotEntry, image: TrustedImage, move: Move, now: datetime) -> Deployment:
+    phase = next_phase(None, move)
+    good = slot.known_good.ref if slot.known_good else None
+    number = f"{entry.stream[:6]}-{entry.deployments + 1}"
+    return Deployment(
+        number, image, entry.marks.sequence, phase, now, now, previous=good, phases=((phase, now),),
+        total_bytes=image.image.download_bytes,
+    )  # fmt: skip
+
+
+def _admitted(entry: Entry, fact: Admitted, now: datetime, _limits: Limits) -> Entry:
+    slot = entry.slots[fact.slot]
+    last = slot.deployment
+    if last and last.phase == "refused" and same(last.image, fact.image):
+        deployment = _moved(last, "admit", now, problem=None, retry_at=None)
+        return _with(entry, replace(slot, deployment=deployment))
+    deployment = _new(entry, slot, fact.image, "admit", now)
+    return _with(entry, replace(slot, deployment=deployment), deployments=entry.deployments + 1)
+
+
+def _refused(entry: Entry, fact: Refused, now: datetime, limits: Limits) -> Entry:
+    slot = entry.slots[fact.slot]
+    last, count = slot.deployment, entry.deployments
+    if last and last.phase == "refused" and same(last.image, fact.image):
+        deployment = _moved(last, "refuse", now)
+    else:
+        deployment, count = _new(entry, slot, fact.image, "refuse", now), count + 1
+    attempts = deployment.attempts + 1
+    deployment = replace(
+        deployment, problem=fact.problem, attempts=attempts, retry_at=now + limits.wait(attempts + 4)
+    )  # fmt: skip
+    return _with(entry, replace(slot, deployment=deployment), deployments=count)
+
+
+def _began(entry: Entry, fact: Began, now: datetime, _limits: Limits) -> Entry:
+    step = fact.step
+    slot = entry.slots.get(step.slot)
+    if step.move is None or slot is None or slot.deployment is None or isinstance(step, steps.Remove):
+        return entry
+    changes: dict[str, Any] = {}
+    if isinstance(step, steps.Start):
+        changes["mode"] = step.mode
+    elif isinstance(step, steps.Retire):
+        changes["mode"] = "replace"
+    move: Move = step.move  # type: ignore[assignment]
+    return _with(entry, replace(slot, deployment=_moved(slot.deployment, move, now, **changes)))
+
+
+def _superseded(entry: Entry, fact: Superseded, now: datetime, _limits: Limits) -> Entry:
+    slot = entry.slots[fact.slot]
+    if slot.deployment is None:
+        return entry
+    thing, reason = f"release {slot.deployment.image.image.label()}", f"gave way to {fact.by}"
+    problem = Problem(code="conflict", thing=thing, reason=reason, fix="Nothing to do")
+    moved = _moved(slot.deployment, "supersede", now, problem=problem, verdict="supersede", retry_at=None)
+    litter = slot.litter if moved.active else (*slot.litter, moved.image)
+    return _with(entry, replace(slot, deployment=moved, litter=litter))
+
+
+def _cleared(entry: Entry, fact: Cleared, _now: datetime, _limits: Limits) -> Entry:
+    slots = dict(entry.slots)
+    for name, slot in slots.items():
+        deployment = slot.deployment
+        if deployment and deployment.image.digest == fact.digest and deployment.retry_at:
+            slots[name] = replace(slot, deployment=replace(deployment, retry_at=None))
+    return replace(entry, slots=slots, rejected={k: v for k, v in entry.rejected.items() if k != fact.digest})
+
+
+def _progress(entry: Entry, fact: StepProgress, _now: datetime, _limits: Limits) -> Entry:
+    slot = entry.slots.get(fact.step.slot)
+    if slot is None or slot.trial is None:
+        return entry
+    deployment = replace(slot.trial, fetched_bytes=fact.fetched_bytes, total_bytes=fact.total_bytes)
+    return _with(entry, replace(slot, deployment=deployment))
+
+
+def _finished(entry: Entry, fact: StepFinished, now: datetime, limits: Limits) -> Entry:
+    slot = entry.slots.get(fact.step.slot)
+    if slot is None or isinstance(fact.outcome, Cancelled):
+        return entry
+    if isinstance(fact.outcome, Failed):
+        return _failed(entry, slot, fact.step, fact.outcome, now, limits)
+    ending = _ENDINGS.get(type(fact.step))
+    if ending is not None:
+        return ending(entry, slot, fact.step, now, limits)
+    if fact.step.move is None or slot.trial is None:
+        return entry
+    return _with(entry, replace(slot, deployment=_succeeded(slot.trial, fact.step, fact.outcome)))
+
+
+def _succeeded(trial: Deployment, step: steps.Step, outcome: Done) -> Deployment:
+    fetched = trial.total_bytes if isinstance(step, steps.Fetch) else trial.fetched_bytes
+    gates = outcome.gates or trial.gates
+    return replace(
+        trial, finished=step.kind, gates=gates, retry_at=None, problem=None, fetched_bytes=fetched
+    )  # fmt: skip
+
+
+def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
+    trial = slot.trial
+    if trial is None:
+        return entry
+    old = slot.previous if slot.known_good else None
+    previous = slot.known_good or slot.previous
+    moved = _moved(trial, "committed", now, attempts=0, unclear=0)
+    litter = (*slot.litter, old) if old else slot.litter
+    return _with(
+        entry, replace(slot, known_good=trial.image, previous=previous, deployment=moved, litter=litter)
+    )  # fmt: skip
+
+
+def _after_prune(entry: Entry, slot: SlotEntry, step: steps.Step, now: datetime, _limits: Limits) -> Entry:
+    if slot.trial is None or not isinstance(step, steps.Prune):
+        return entry
+    litter = tuple(image for image in slot.litter if image not in step.images)
+    finished = _moved(slot.trial, "finish", now, retry_at=None, attempts=0)
+    return _with(entry, replace(slot, deployment=finished, litter=litter))
+
+
+_ROLLED_BACK: Mapping[Verdict, Move] = {"reject": "reject", "retry": "retry", "supersede": "withdrawn"}
+
+
+def _after_rollback(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, limits: Limits) -> Entry:
+    trial = slot.trial
+    if trial is None:
+        return entry
+    verdict = trial.verdict or "retry"
+    moved = _moved(trial, _ROLLED_BACK[verdict], now, verdict=None, retry_at=None)
+    if verdict == "retry":
+        moved = replace(moved, mode=None, retry_at=now + limits.wait(trial.attempts))
+        return _with(entry, replace(slot, deployment=moved))
+    rejected = dict(entry.rejected)
+    if verdict == "reject" and trial.problem:
+        rejected[trial.image.digest] = Rejection(trial.image.digest, slot.slot, trial.problem, now)
+    return _with(entry, replace(slot, deployment=moved, litter=(*slot.litter, trial.image)), rejected=rejected)
+
+
+def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
+    gone = tuple(image for image in (slot.known_good, slot.previous) if image)
+    last = slot.deployment
+    if last and allows(last.phase, "remove"):
+        last = _moved(last, "remove", now)
+    return _with(
+        entry, replace(slot, known_good=None, previous=None, deployment=last, litter=(*slot.litter, *gone))
+    )  # fmt: skip
+
+
+def _after_sweep(entry: Entry, slot: SlotEntry, step: steps.Step, _now: datetime, _limits: Limits) -> Entry:
+    images = step.images if isinstance(step, steps.Sweep) else ()
+    return _with(entry, replace(slot, litter=tuple(image for image in slot.litter if image not in images)))
+
+
+def _failed(
+    entry: Entry, slot: SlotEntry, step: steps.Step, outcome: Failed, now: datetime, limits: Limits
+) -> Entry:  # fmt: skip
+    trial = slot.trial
+    if trial is None or step.move is None or isinstance(step, steps.Remove):
+        return entry
+    attempts = trial.attempts + 1
+    problem, wait = problem_of(outcome.error), now + limits.wait(attempts)
+    if isinstance(step, steps.Rollback):
+        return _with(entry, replace(slot, deployment=replace(trial, attempts=attempts, retry_at=wait)))
+    if isinstance(step, steps.Prune):
+        if attempts >= limits.prune_attempts:
+            moved = _moved(trial, "finish", now, retry_at=None, attempts=0)
+        else:
+            moved = _moved(trial, "retry", now, attempts=attempts, retry_at=wait)
+        return _with(entry, replace(slot, deployment=moved))
+    if isinstance(step, steps.Fetch):
+        refused = isinstance(outcome.error, Tampered) and attempts >= limits.tampered_attempts
+        at = now + limits.wait(attempts + 4) if refused else wait
+        moved = _moved(trial, "refuse" if refused else "retry", now, attempts=attempts, retry_at=at, problem=problem)
+        return _with(entry, replace(slot, deployment=moved))
+    return _with(entry, replace(slot, deployment=_failed_trial(trial, outcome, now, limits)))
+
+
+def _failed_trial(trial: Deployment, outcome: Failed, now: datetime, limits: Limits) -> Deployment:
+    unclear = trial.unclear + (outcome.blame == "unclear")
+    blamed = outcome.blame == "release" or unclear >= limits.unclear_attempts
+    return _moved(
+        trial, "fail", now, verdict="reject" if blamed else "retry", problem=problem_of(outcome.error),
+        unclear=unclear, attempts=trial.attempts + 1, retry_at=None, gates=outcome.gates or trial.gates,
+    )  # fmt: skip
+
+
+_ENDINGS: Mapping[type, Callable[[Entry, SlotEntry, Any, datetime, Limits], Entry]] = {
+    steps.Commit: _after_commit,
+    steps.Prune: _after_prune,
+    steps.Rollback: _after_rollback,
+    steps.Remove: _after_remove,
+    steps.Sweep: _after_sweep,
+}
+_REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
+    Booted: _booted,
+    Accepted: _accepted,
+    Admitted: _admitted,
+    Refused: _refused,
+    Began: _began,
+    StepFinished: _finished,
+    StepProgress: _progress,
+    Superseded: _superseded,
+    Cleared: _cleared,
+}
