@@ -7,7 +7,7 @@ turns every foreign error into one of ours. Not for use by several threads at on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from wherry.errors import Expired, IdentityError, RolledBack, ServerError, StoreError, Tampered, TrustError, Unsigned
 from wherry.metadata import (
@@ -131,15 +131,7 @@ class Trust:
             StoreError: the folder cannot be read.
         """
         received = read_assignment(payload)
-        root = self._newest_root()[0]
-        try:
-            data = read_bounded(self._folder / "targets.json", TARGETS_LIMIT)
-        except OSError as error:
-            raise StoreError(f"folder {self._folder}", f"holds no targets ({error.strerror or error})") from error
-        targets = read_metadata(Targets, data, "targets metadata")
-        verify_role(root, Targets.type, targets, "targets metadata")
-        versions = {"root": root.version, "targets": targets.signed.version}
-        found = Verified(versions, _keys(root, targets.signed), targets.signed)
+        found = self._stored_metadata()
         check_versions(found, marks)
         return check_assignment(received, found, marks, self._device, self._profile)
 
@@ -164,6 +156,27 @@ class Trust:
         with _writing(self._folder):
             updater.commit()
         return found
+
+    def _stored_metadata(self) -> Verified:
+        try:
+            data = read_bounded(self._folder / "targets.json", TARGETS_LIMIT)
+        except OSError as error:
+            raise StoreError(f"folder {self._folder}", f"holds no targets ({error.strerror or error})") from error
+        name = "targets metadata"
+        targets = read_metadata(Targets, data, name)
+        newest = self._newest_root()[0]
+        signer = next((root for root in self._earlier_roots(newest) if _signed_by(root, targets)), newest)
+        verify_role(signer, Targets.type, targets, name)
+        versions = {"root": newest.version, "targets": targets.signed.version}
+        return Verified(versions, _keys(signer, targets.signed), targets.signed)
+
+    def _earlier_roots(self, newest: Root) -> Iterator[Root]:
+        """The newest root and those before it: a power cut may leave a new root beside targets of the last one."""
+        yield newest
+        for version in range(newest.version - 1, max(0, newest.version - 9), -1):
+            with suppress(OSError, TrustError):
+                data = read_bounded(self._folder / HISTORY / f"{version}.root.json", ROOT_LIMIT)
+                yield read_trusted_root(data).signed
 
     def _newest_root(self) -> tuple[Root, bytes]:
         """The newest root on disk; from the pinned one forward if `root.json` was lost."""
@@ -190,6 +203,14 @@ class Trust:
 def _keys(root: Root, targets: Targets) -> dict[str, str]:
     keys = {role: fingerprints(root, role) for role in (Timestamp.type, Snapshot.type, Targets.type)}
     return keys | {DIRECTOR: fingerprints(targets, DIRECTOR)}
+
+
+def _signed_by(root: Root, targets: Metadata[Targets]) -> bool:
+    try:
+        verify_role(root, Targets.type, targets, "targets metadata")
+    except TrustError:
+        return False
+    return True
 
 
 @contextmanager
