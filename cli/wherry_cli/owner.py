@@ -12,7 +12,7 @@ from datetime import datetime
 from pydantic import BaseModel
 
 from wherry.api import RepositoryInfo, RepositoryUpload
-from wherry.errors import ConfigError, Conflict, NotFound
+from wherry.errors import ConfigError, Conflict, InputError, NotFound
 from wherry.identity import Digest
 from wherry.metadata import Files, SignedImage, file_name, newest, verify_owner_set
 from wherry_cli import repository
@@ -77,15 +77,17 @@ class Owner:
             Conflict: the server's metadata belongs to other keys.
             InputError: more signatures asked for than there are root keys.
         """
-        files = self._local.load()
-        if files:
+        if threshold > roots:
+            raise InputError("--threshold", f"asks for {threshold} signatures of {roots} root keys")
+        if self._local.load():
             return self._bring_up(self._standing())
         info = self._client.repository()
         if info.root:
             return self._adopt(info)
+        online = self._client.online_keys()
+        # Keys from a first attempt that did not reach the server are used, not replaced.
         keys = self._keys.owner_keys(with_root=True) if self._keys.names() else self._keys.create_owner_keys(roots)
-        made = repository.init_repository(keys, self._client.online_keys(), now, threshold)
-        return self._upload(made)
+        return self._upload(repository.init_repository(keys, online, now, threshold))
 
     def publish(self, package: PackageFile, now: datetime, again: bool = False) -> Published:
         """Sign a package's images and publish them; images that are published already stay as they are.
