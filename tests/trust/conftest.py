@@ -34,6 +34,15 @@ def new_owner(roots: int = 1) -> OwnerKeys:
     return OwnerKeys(CryptoSigner.generate_ecdsa(), CryptoSigner.generate_ecdsa(), root)
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Clients that hang up are what these tests are about."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 @dataclass
 class World:
     """Everything but the device. `files` is what the owner signed, `served` what the HTTP server answers."""
@@ -139,8 +148,7 @@ def world() -> Iterator[World]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = QuietServer(("127.0.0.1", 0), Handler)
     found.url = f"http://127.0.0.1:{server.server_address[1]}/v1/tuf/metadata/"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
