@@ -12,7 +12,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +35,21 @@ _KEEP_ALIVE_SECONDS = 300
 _log = logging.getLogger("wherry_serving")
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to serve.
+
+    Attributes:
+        queue: requests that may wait.
+        drain_seconds: time for clients to leave after SIGTERM.
+        limits: bounds on bodies.
+    """
+
+    queue: int = 64
+    drain_seconds: float = 5.0
+    limits: Limits = field(default_factory=Limits)
+
+
 def drain_over(elapsed: float, connections: int, drain_seconds: float) -> bool:
     """Whether a draining server may end: everybody left, or the time is up."""
     if elapsed >= drain_seconds:
@@ -47,6 +63,7 @@ class DrainingServer(uvicorn.Server):
     Args:
         config: uvicorn's.
         app: told when the drain begins.
+        worker: the inference thread.
         drain_seconds: how long it may last.
         load: loads the models, on the inference thread.
         clock: seconds, monotonic.
@@ -118,6 +135,13 @@ def memory_bytes() -> int:
         return 0
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
 def _arguments(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wherry-serving", description="Serve models over the Open Inference Protocol."
@@ -125,8 +149,8 @@ def _arguments(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="one folder a model, with model.json")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - inside a container
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--queue", type=int, default=64, help="requests that may wait; more are answered 503")
-    parser.add_argument("--max-body-mb", type=int, default=64, help="largest request body, MiB, also unpacked")
+    parser.add_argument("--queue", type=_count, default=64, help="requests that may wait; more are answered 503")
+    parser.add_argument("--max-body-mb", type=_count, default=64, help="largest request body, MiB, also unpacked")
     parser.add_argument(
         "--drain-seconds",
         type=float,
@@ -146,10 +170,16 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"address {host} port {port}", reason, "Choose another --host or --port") from error
 
 
-def _server(options: argparse.Namespace, plane: DataPlane, executor: ThreadPoolExecutor) -> DrainingServer:
-    worker = Worker(max(0, options.queue))
-    body = max(1, options.max_body_mb) << 20
-    app = HttpApp(plane, worker, Limits(body_bytes=body, inflight_bytes=2 * body), executor, memory_bytes)
+def make_server(plane: DataPlane, options: Options, executor: Executor) -> DrainingServer:
+    """Put the parts together.
+
+    Args:
+        plane: the models, not loaded yet.
+        options: how to serve.
+        executor: runs compression; one thread is enough.
+    """
+    worker = Worker(options.queue)
+    app = HttpApp(plane, worker, options.limits, executor, memory_bytes)
     settings: dict[str, Any] = {
         "loop": "uvloop",
         "http": "httptools",
@@ -168,30 +198,27 @@ def _server(options: argparse.Namespace, plane: DataPlane, executor: ThreadPoolE
     return DrainingServer(uvicorn.Config(app, **settings), app, worker, plane.load, options.drain_seconds)
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Serve until told to end.
-
-    Raises:
-        WherryError: it cannot start, or a model cannot be loaded.
-    """
-    plane = DataPlane(read_models(options.models))
-    listener = _listen(options.host, options.port)
+def _serve(arguments: argparse.Namespace) -> None:
+    body = arguments.max_body_mb << 20
+    options = Options(arguments.queue, arguments.drain_seconds, Limits(body_bytes=body, inflight_bytes=2 * body))
+    plane = DataPlane(read_models(arguments.models))
+    listener = _listen(arguments.host, arguments.port)
     with listener, ThreadPoolExecutor(1, "codings") as executor:
-        server = _server(options, plane, executor)
+        server = make_server(plane, options, executor)
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
         server.run(sockets=[listener])
         server.end()
     if server.failure is not None:
         raise server.failure
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `wherry-serving`."""
-    options = _arguments(os.environ).parse_args(arguments)
+    parsed = _arguments(os.environ).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        return serve(options)
+        _serve(parsed)
     except WherryError as error:
         sys.stderr.write(f"wherry-serving: {error}\n")
         return 1
+    return 0
