@@ -40,13 +40,21 @@ class DockerEngine:
         device: only containers with this device's label are seen.
         options: the device profile's run options.
         url: the engine's address, `unix:///var/run/docker.sock`.
+        addresses: host addresses to publish containers on; loopback, unless told otherwise.
         timeout: seconds that the engine may take to answer.
         log_size: bytes of container log kept by the engine.
     """
 
     def __init__(
-        self, device: str, options: RunOptions, url: str, timeout: int = 15, log_size: str = "1m"
-    ) -> None:  # fmt: skip
+        self,
+        device: str,
+        options: RunOptions,
+        url: str,
+        addresses: tuple[str, ...] = ("127.0.0.1",),
+        timeout: int = 15,
+        log_size: str = "1m",
+    ) -> None:
+        self._addresses = addresses
         self._device = device
         self._options = options
         self._url = url
@@ -123,7 +131,7 @@ class DockerEngine:
             )
 
     def _host_config(self, image: TrustedImage, port: int) -> Any:
-        """The run options that held in docs/: read-only, no capabilities, bounded, published on loopback only."""
+        """Read-only, no capabilities, no new privileges, bounded in every direction, not published to the network."""
         run, options = image.image.run, self._options
         extra: dict[str, Any] = {}
         if options.runtime:
@@ -131,7 +139,7 @@ class DockerEngine:
         if float(run.cpus) > 0:
             extra["nano_cpus"] = int(float(run.cpus) * _NANO)
         return self._client.create_host_config(
-            port_bindings={run.port: ("127.0.0.1", port)},
+            port_bindings={run.port: [(address, port) for address in self._addresses]},
             restart_policy={"Name": "no"},
             read_only=True,
             cap_drop=["ALL"],

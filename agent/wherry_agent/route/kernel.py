@@ -56,16 +56,15 @@ class KernelRoute:
 
     def _script(self, routes: Mapping[int, int]) -> str:
         where = "{ " + ", ".join(self._addresses) + " }"
-        rules = [
+        rules = "\n".join(
             f"        ip daddr {where} tcp dport {stable} counter redirect to :{port}"
             for stable, port in sorted(routes.items())
-        ]
-        output = "\n".join(rules)
-        chains = f"    chain output {{\n        type nat hook output priority {_PRIORITY};\n{output}\n    }}\n"
-        if len(self._addresses) > 1:
-            chains += (
-                f"    chain prerouting {{\n        type nat hook prerouting priority {_PRIORITY};\n{output}\n    }}\n"
-            )
+        )
+        hooks = ["output"] if len(self._addresses) == 1 else ["output", "prerouting"]
+        chains = "".join(
+            f"    chain {hook} {{\n        type nat hook {hook} priority {_PRIORITY};\n{rules}\n    }}\n"
+            for hook in hooks
+        )
         # `table` before `delete` makes the deletion of an absent table no error.
         return f"table ip {self._table}\ndelete table ip {self._table}\ntable ip {self._table} {{\n{chains}}}\n"
 
