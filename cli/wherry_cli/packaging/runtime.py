@@ -16,7 +16,7 @@ from wherry_cli.packaging.progress import Progress, Report, silent
 from wherry_cli.packaging.store import Layer, Store
 from wherry_cli.packaging.tools import run_tool
 
-RECIPE = 1
+RECIPE = 2
 """Part of the cache's key: raise it when the choice of files below changes."""
 
 # Never used by a model server. Licences (in dist-info) stay.
@@ -25,6 +25,7 @@ _DROPPED = re.compile(
     bin/.* | .*\.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json) | .*/__pycache__/.*
     | .*\.(pyi|pyx|pxd|a|h|c|cpp) | (.*/)?(tests|testing)/.* | .*/include/.*
     | onnxruntime/(transformers|quantization|tools|datasets|backend)/.* | numpy/f2py/.*
+    | onnxruntime/capi/libonnxruntime\.so.*  # for C++ programs; Python has its own copy inside its extension
     """,
     re.VERBOSE,
 )
