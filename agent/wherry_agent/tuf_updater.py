@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import urllib3
 from tuf.api.exceptions import (
@@ -32,6 +33,7 @@ CONFIG = UpdaterConfig(
     targets_max_length=TARGETS_LIMIT,
 )
 CHUNK = 65_536
+_LAST = (Targets.type, Snapshot.type, Timestamp.type)
 
 
 class BoundedFetcher(FetcherInterface):
@@ -170,19 +172,27 @@ class StagedUpdater(Updater):
         Raises:
             OSError: a file cannot be written; every mixture of old and new files is usable.
         """
-        for role in (Targets.type, Snapshot.type, Timestamp.type):
-            if role in self._staged:
-                write_durably(self._folder / f"{role}.json", self._staged[role])
+        for role in sorted(self._staged, key=lambda role: _LAST.index(role) if role in _LAST else -1):
+            write_durably(self._path(role), self._staged[role])
         self._staged.clear()
+
+    def use_targets(self, folder: Path, url: str) -> None:
+        """Where `download_target` gets its files from and puts them; the agent itself downloads none."""
+        self.target_dir = str(folder)
+        self._target_base_url = url if url.endswith("/") else f"{url}/"
+
+    def _path(self, role: str) -> Path:
+        return self._folder / f"{quote(role, safe='')}.json"
 
     def _download_metadata(self, rolename: str, length: int, version: int | None = None) -> bytes:
         # The announced length comes from the server: it may lower the limit, never raise it.
-        data = super()._download_metadata(rolename, min(length, LIMITS[rolename]), version)
+        limit = min(length, LIMITS.get(rolename, TARGETS_LIMIT))
+        data = super()._download_metadata(rolename, limit, version)
         self.last = (rolename, data)
         return data
 
     def _load_local_metadata(self, rolename: str) -> bytes:
-        data = read_bounded(self._folder / f"{rolename}.json", LIMITS[rolename])
+        data = read_bounded(self._path(rolename), LIMITS.get(rolename, TARGETS_LIMIT))
         self.last = (rolename, data)
         return data
 
