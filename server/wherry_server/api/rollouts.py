@@ -1,0 +1,66 @@
+"""Routes of rollouts and deployments."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from wherry.api import DeploymentPage, RolloutPage, RolloutRequest, RolloutView
+from wherry.identity import DeviceId
+from wherry_server.api.auth import ContextDep, NeedsOperator
+from wherry_server.api.params import After, Limit, number_after
+from wherry_server.services import rollouts
+from wherry_server.store import views
+
+router = APIRouter(prefix="/v1", tags=["rollouts"], dependencies=[NeedsOperator])
+RolloutId = Annotated[int, Path(ge=1, le=2**53)]
+
+
+class Verb(StrEnum):
+    """What an operator can do with a rollout."""
+
+    START = "start"
+    PAUSE = "pause"
+    ABORT = "abort"
+    RETRY = "retry"
+
+
+@router.get("/rollouts", summary="List rollouts")
+def list_rollouts(context: ContextDep, after: After = "", limit: Limit = 50) -> RolloutPage:
+    """Newest first, with the number of devices by state."""
+    with context.store.read() as session:
+        return views.rollout_page(session, number_after(after), limit)
+
+
+@router.post("/rollouts", summary="Roll a release out", status_code=201)
+def create_rollout(request: RolloutRequest, context: ContextDep) -> RolloutView:
+    """To the devices that the selector chooses now. A newer rollout takes over the slot from older ones."""
+    return get_rollout(rollouts.create_rollout(context, request), context)
+
+
+@router.get("/rollouts/{rollout}", summary="One rollout")
+def get_rollout(rollout: RolloutId, context: ContextDep) -> RolloutView:
+    """With every device, its deployment and the reason when it failed."""
+    with context.store.read() as session:
+        return views.rollout_view(session, rollout)
+
+
+@router.post("/rollouts/{rollout}/{verb}", summary="Start, pause, abort or retry a rollout")
+def change_rollout(rollout: RolloutId, verb: Verb, context: ContextDep) -> RolloutView:
+    """Pause and abort leave devices alone that have their assignment; retry sends failed devices once more."""
+    rollouts.change_rollout(context, rollout, verb.value)
+    return get_rollout(rollout, context)
+
+
+@router.get("/deployments", summary="List deployments")
+def list_deployments(
+    context: ContextDep,
+    device: Annotated[DeviceId | None, Query()] = None,
+    after: After = "",
+    limit: Limit = 50,
+) -> DeploymentPage:
+    """The latest change first."""
+    with context.store.read() as session:
+        return views.deployment_page(session, device, after, limit)

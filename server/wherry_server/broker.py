@@ -1,0 +1,133 @@
+"""The files of the Mosquitto broker: its configuration, acl and certificates."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from wherry.errors import StoreError
+from wherry_server.config import ServerConfig
+from wherry_server.pki import LINK_NAME, Authority
+
+_CONFIGURATION = """\
+# Written by `wherry-server broker-config`; run it again instead of editing this file.
+per_listener_settings false
+allow_anonymous false
+allow_zero_length_clientid false
+acl_file {folder}/acl
+pid_file {folder}/mosquitto.pid
+persistence true
+persistence_location {folder}/
+autosave_interval 30
+persistent_client_expiration 30d
+max_packet_size 262144
+max_inflight_messages 20
+max_queued_messages 200
+max_queued_bytes 4194304
+max_keepalive 300
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+listener {port}
+cafile {folder}/ca.crt
+certfile {folder}/broker.crt
+keyfile {folder}/broker.key
+tls_version tlsv1.3
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+max_qos 1
+"""
+_ACL = """\
+# Written by `wherry-server`. A device reads its own cmd and assign and writes its own up/#.
+user {server}
+topic write wherry/v1/d/+/cmd
+topic write wherry/v1/d/+/assign
+topic read wherry/v1/d/+/up/#
+{revoked}
+pattern read wherry/v1/d/%u/cmd
+pattern read wherry/v1/d/%u/assign
+pattern write wherry/v1/d/%u/up/#
+"""
+
+
+def acl_text(revoked: Iterable[str]) -> str:
+    """The broker's acl. A deny rule of a user wins over the patterns, so a revoked device is mute."""
+    denied = "".join(f"\nuser {device}\ntopic deny wherry/v1/d/{device}/#\n" for device in sorted(revoked))
+    return _ACL.format(server=LINK_NAME, revoked=denied)
+
+
+def certificate_names(config: ServerConfig, first: str) -> tuple[str, ...]:
+    """Names for a certificate of this server, without repetition."""
+    return tuple(dict.fromkeys((first, *config.names, "localhost", "127.0.0.1")))
+
+
+def write_broker_folder(
+    config: ServerConfig, authority: Authority, out: Path, revoked: Iterable[str], now: datetime
+) -> Path:
+    """Write all that Mosquitto needs into a folder and return the configuration's path.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    out = out.absolute()
+    certificate, key = authority.ensure_own("broker", config.broker, certificate_names(config, config.broker), now)
+    try:
+        out.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for source, name in ((certificate, "broker.crt"), (key, "broker.key"), (authority.ca_file, "ca.crt")):
+            shutil.copyfile(source, out / name)
+        (out / "broker.key").chmod(0o600)
+        _write(out / "acl", acl_text(revoked))
+        (out / "acl").chmod(0o600)
+        target = out / "mosquitto.conf"
+        _write(target, _CONFIGURATION.format(folder=out, port=config.broker_port))
+    except OSError as error:
+        raise StoreError(f"broker folder {out}", str(error)) from error
+    _give_to_mosquitto(out)
+    return target
+
+
+def rewrite_acl(folder: Path, revoked: Iterable[str]) -> bool:
+    """Replace the acl and have a broker on this machine read it again; whether it was told.
+
+    Raises:
+        StoreError: the acl cannot be written.
+    """
+    try:
+        _write(folder / "acl", acl_text(revoked))
+        (folder / "acl").chmod(0o600)
+    except OSError as error:
+        raise StoreError(f"broker acl {folder / 'acl'}", str(error)) from error
+    _give_to_mosquitto(folder)
+    return _reload(folder / "mosquitto.pid")
+
+
+def _reload(pid_file: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(pid_file.read_text())
+        # A stale pid file may name a stranger: only a mosquitto gets the signal.
+        if "mosquitto" in Path(f"/proc/{pid}/comm").read_text():
+            os.kill(pid, signal.SIGHUP)
+            return True
+    return False
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.rename(path)
+
+
+def _give_to_mosquitto(folder: Path) -> None:
+    """Started by root, Mosquitto becomes the user `mosquitto` and must still read and write here."""
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(LookupError, OSError):
+        for path in (folder, *folder.iterdir()):
+            shutil.chown(path, "mosquitto", "mosquitto")

@@ -1,0 +1,170 @@
+"""Assignments: the signed desired state of one device. Desired slots, signed bytes and outbox row commit together."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from wherry.errors import NotFound
+from wherry.messages import PollNow, ReleaseRef, Retry, SlotReport
+from wherry.metadata import SignedImage
+from wherry.release import ReleaseImage
+from wherry.roles import ASSIGNMENT_DAYS
+from wherry_server.domain.twin import drift
+from wherry_server.services import outbox
+from wherry_server.services.context import Context, record
+from wherry_server.services.targets import settle_slot
+from wherry_server.store.documents import read_slots
+from wherry_server.store.schema import AssignmentRow, DesiredSlot, Device, Image
+
+
+def assign_slot(context: Context, session: Session, device: Device, slot: str, path: str | None, now: datetime) -> int:
+    """Have a slot of a device run an image, or nothing; sign that and queue it. Returns the new sequence.
+
+    The caller holds the device's row for update; its unit of work commits it all.
+    """
+    if path is None:
+        session.execute(delete(DesiredSlot).where(DesiredSlot.device == device.id, DesiredSlot.slot == slot))
+    else:
+        session.merge(DesiredSlot(device=device.id, slot=slot, path=path))
+    session.flush()
+    return sign_again(context, session, device, now)
+
+
+def sign_again(context: Context, session: Session, device: Device, now: datetime) -> int:
+    """Sign the desired state of a device with the next sequence and queue it. Returns the sequence."""
+    images = desired_images(session, device.id)
+    device.sequence += 1
+    payload = context.signer.sign_assignment(device.id, device.sequence, images, now)
+    session.merge(AssignmentRow(device=device.id, sequence=device.sequence, payload=payload, signed=now))
+    outbox.put_assignment(session, device.id, payload, now)
+    update_drift(session, device, read_slots(device.slots))
+    return device.sequence
+
+
+def desired_images(session: Session, device: str) -> dict[str, SignedImage]:
+    """What each slot of a device is to run."""
+    query = (
+        select(DesiredSlot.slot, Image).join(Image, Image.path == DesiredSlot.path).where(DesiredSlot.device == device)
+    )
+    return {slot: signed_image(image) for slot, image in session.execute(query)}
+
+
+def signed_image(row: Image) -> SignedImage:
+    """A stored image as the signer wants it."""
+    image = ReleaseImage.model_validate_json(row.image)
+    return SignedImage(path=row.path, digest=row.digest, manifest_bytes=row.manifest_bytes, image=image)
+
+
+def update_drift(session: Session, device: Device, reported: list[SlotReport]) -> None:
+    """Keep the count of drifting slots, by which the fleet page sorts out its devices."""
+    query = (
+        select(DesiredSlot.slot, Image)
+        .join(Image, Image.path == DesiredSlot.path)
+        .where(DesiredSlot.device == device.id)
+    )
+    desired = {slot: image_ref(image) for slot, image in session.execute(query)}
+    device.drifting = len(drift(desired, reported))
+
+
+def image_ref(row: Image) -> ReleaseRef:
+    """The name of an image in messages."""
+    return ReleaseRef(model=row.model, version=row.version, counter=row.counter, digest=row.digest)
+
+
+def get_device(session: Session, device: str) -> Device:
+    """A device's row, held for update.
+
+    Raises:
+        NotFound: it does not exist, or is revoked.
+    """
+    row = session.get(Device, device, with_for_update=True)
+    if row is None or row.revoked is not None:
+        raise NotFound(f"device {device}", "does not exist" if row is None else "is revoked")
+    return row
+
+
+def current_assignment(context: Context, device: str) -> bytes:
+    """The signed bytes as published.
+
+    Raises:
+        NotFound: the device has none.
+    """
+    with context.store.read() as session:
+        row = session.get(AssignmentRow, device)
+        if row is None:
+            raise NotFound(f"assignment of device {device}", "does not exist", "Roll a release out to it")
+        return row.payload
+
+
+def unassign(context: Context, device: str, slot: str) -> None:
+    """Empty a slot: a new assignment without it.
+
+    Raises:
+        NotFound: the device or the slot does not exist.
+    """
+    now = context.clock()
+    with context.store.write() as session:
+        row = get_device(session, device)
+        if session.get(DesiredSlot, (device, slot)) is None:
+            raise NotFound(f"slot {slot} of device {device}", "has nothing assigned")
+        settle_slot(session, device, slot, f"slot {slot} of device {device}", "was emptied")
+        assign_slot(context, session, row, slot, None, now)
+        record(session, now, "unassign", device, slot)
+    context.wake()
+
+
+def retry(context: Context, device: str, slot: str, digest: str) -> None:
+    """Have a device forget that it rejected an image, and send it its assignment anew.
+
+    Raises:
+        NotFound: the device does not exist.
+    """
+    now = context.clock()
+    with context.store.write() as session:
+        row = get_device(session, device)
+        queue_retry(context, session, row, slot, digest, now)
+        record(session, now, "retry", device, f"{slot} {digest}")
+    context.wake()
+
+
+def queue_retry(context: Context, session: Session, device: Device, slot: str, digest: str, now: datetime) -> int:
+    """The retry command, then the assignment under a new sequence: in this order on the wire."""
+    outbox.put_command(session, device.id, Retry(slot=slot, digest=digest), now)
+    return sign_again(context, session, device, now)
+
+
+def poll_now(context: Context, device: str) -> None:
+    """Ask a device to fetch its assignment over HTTPS.
+
+    Raises:
+        NotFound: the device does not exist.
+    """
+    now = context.clock()
+    with context.store.write() as session:
+        get_device(session, device)
+        outbox.put_command(session, device, PollNow(), now)
+    context.wake()
+
+
+def sign_due(context: Context, limit: int = 200) -> int:
+    """Sign assignments again that have lived half of their life; how many. Bounded, so a tick stays short."""
+    now = context.clock()
+    due = now - timedelta(days=ASSIGNMENT_DAYS / 2)
+    query = (
+        select(Device)
+        .join(AssignmentRow, AssignmentRow.device == Device.id)
+        .where(AssignmentRow.signed < due, Device.revoked.is_(None))
+        .order_by(AssignmentRow.signed)
+        .limit(limit)
+        .with_for_update(of=Device)
+    )
+    with context.store.write() as session:
+        devices = list(session.scalars(query))
+        for device in devices:
+            sign_again(context, session, device, now)
+    if devices:
+        context.wake()
+    return len(devices)

@@ -1,0 +1,101 @@
+"""What devices say of themselves: state and presence."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from wherry.errors import MalformedMessage
+from wherry.messages import DeploymentReport, Presence, StateReport
+from wherry.metadata import MAX_VERSION
+from wherry_server.domain.twin import ReportMark, is_news
+from wherry_server.services.assignments import update_drift
+from wherry_server.services.context import Context
+from wherry_server.services.follow import follow_device
+from wherry_server.services.rollouts import advance, needs_attention
+from wherry_server.store.documents import write, write_slots
+from wherry_server.store.schema import Deployment, Device
+
+MAX_SLOTS = 64
+
+
+def ingest_state(context: Context, report: StateReport) -> bool:
+    """Take over a device's reported state; whether it was news. Rollouts move on with it.
+
+    Raises:
+        MalformedMessage: a number is out of range, or there are too many slots.
+    """
+    _check(report)
+    now = context.clock()
+    with context.store.write() as session:
+        device = session.get(Device, report.device, with_for_update=True)
+        if device is None or device.revoked is not None:
+            return False
+        if not is_news(ReportMark(device.report_stream, device.report_number), report):
+            return False
+        _take_over(session, device, report, now)
+        settled = follow_device(session, device, now)
+        due = [rollout for rollout in settled if needs_attention(session, rollout)]
+    for rollout in due:
+        advance(context, rollout)
+    return True
+
+
+def ingest_presence(context: Context, presence: Presence) -> None:
+    """A device came or went."""
+    now = context.clock()
+    with context.store.write() as session:
+        device = session.get(Device, presence.device, with_for_update=True)
+        if device is not None and device.revoked is None:
+            device.online = presence.online
+            device.last_seen = now if presence.online else device.last_seen or now
+
+
+def mark_stale(context: Context) -> int:
+    """Count devices as offline that have been silent for too long; how many."""
+    oldest = context.clock() - timedelta(seconds=context.config.presence_stale_seconds)
+    with context.store.write() as session:
+        changed = session.execute(
+            update(Device)
+            .where(Device.online, Device.last_seen < oldest)
+            .values(online=False)
+            .returning(Device.id)
+            .execution_options(synchronize_session=False)
+        )
+        return len(changed.all())
+
+
+def store_deployment(session: Session, device: str, report: DeploymentReport) -> None:
+    """Keep a deployment in the history, as it stood last."""
+    row = session.get(Deployment, (device, report.id))
+    if row is None:
+        row = Deployment(device=device, id=report.id, updated=report.updated, phase="", report="")
+        session.add(row)
+    if row.report == "" or row.updated <= report.updated:
+        row.updated, row.phase, row.report = report.updated, report.phase, write(report) or ""
+
+
+def _check(report: StateReport) -> None:
+    numbers = [report.number, report.sequence]
+    if any(not -1 <= number <= MAX_VERSION for number in numbers) or len(report.slots) > MAX_SLOTS:
+        raise MalformedMessage(f"state of {report.device}", "holds a number out of range or too many slots")
+    deployments = [slot.deployment for slot in report.slots if slot.deployment]
+    if len(report.stream) > 100 or any(len(deployment.id) > 100 for deployment in deployments):
+        raise MalformedMessage(f"state of {report.device}", "holds an id that is too long")
+
+
+def _take_over(session: Session, device: Device, report: StateReport, now: datetime) -> None:
+    device.report_stream, device.report_number, device.report_received = report.stream, report.number, now
+    device.reported_sequence = report.sequence
+    device.agent_version = report.agent_version[:64]
+    device.slots = write_slots(report.slots)
+    device.rejected = json.dumps(report.rejected[:1000])
+    device.problem = write(report.problem)
+    device.online, device.last_seen = True, now
+    update_drift(session, device, report.slots)
+    for slot in report.slots:
+        if slot.deployment is not None:
+            store_deployment(session, device.id, slot.deployment)

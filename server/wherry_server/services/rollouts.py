@@ -1,0 +1,254 @@
+"""Rollouts: created, followed, paused, ended. What to do next is decided in `domain.rollout`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Select, select, update
+from sqlalchemy.orm import Session
+
+from wherry.api import RolloutRequest, Selector
+from wherry.errors import InputError, NotFound
+from wherry.messages import Problem, Retry
+from wherry.release import ReleaseImage
+from wherry_server.domain import rollout as plan
+from wherry_server.domain.selector import Candidate, is_empty, misfit, selects
+from wherry_server.services import outbox
+from wherry_server.services.assignments import assign_slot
+from wherry_server.services.context import Context, record
+from wherry_server.services.follow import device_report, mark_target, to_target
+from wherry_server.services.targets import UNSETTLED, has_open_targets
+from wherry_server.store.documents import write
+from wherry_server.store.schema import Device, DeviceLabel, Image, RolloutRow, RolloutTarget
+
+ASSIGN_LIMIT = 200
+"""Assignments signed in one transaction; the rest follows with the next tick, so other writers get their turn."""
+Verb = Literal["start", "pause", "abort", "retry"]
+
+
+def create_rollout(context: Context, request: RolloutRequest) -> int:
+    """Bring a release to a selection of devices; a newer rollout takes over the slot from older ones.
+
+    Returns:
+        The rollout's id. Its first devices have their assignments signed already.
+
+    Raises:
+        NotFound: no such release, or a device that the selector names.
+        InputError: the selector selects nothing.
+    """
+    if is_empty(request.selector):
+        raise InputError("selector", "selects nothing", "Name devices, profiles or labels, or say everything")
+    now = context.clock()
+    with context.store.write() as session:
+        images = _release_images(session, request.model, request.version)
+        devices = _select(session, request.selector)
+        row = RolloutRow(
+            model=request.model,
+            version=request.version,
+            slot=request.slot,
+            selector=write(request.selector) or "",
+            state="running",
+            created=now,
+        )
+        session.add(row)
+        session.flush()
+        _add_targets(context, session, row, devices, images)
+        _supersede(session, row)
+        record(
+            session, now, "rollout.create", str(row.id), f"{request.model} {request.version}: {len(devices)} devices"
+        )
+        rollout = row.id
+    advance(context, rollout)
+    return rollout
+
+
+def change_rollout(context: Context, rollout: int, verb: Verb) -> None:
+    """An operator starts, pauses, aborts or retries a rollout. Retry sends every failed device once more.
+
+    Raises:
+        NotFound: no such rollout.
+        Conflict: its state does not allow this.
+    """
+    now = context.clock()
+    with context.store.write() as session:
+        row = _get(session, rollout)
+        row.state = plan.change_state(row.state, verb)  # type: ignore[arg-type]  # only such states are stored
+        row.ended = now if row.state == "aborted" else None
+        row.reason = ""
+        if verb == "retry":
+            _queue_retries(session, rollout, row.slot, now)
+        record(session, now, f"rollout.{verb}", str(rollout))
+    advance(context, rollout)
+    context.wake()
+
+
+def advance(context: Context, rollout: int, limit: int = ASSIGN_LIMIT) -> bool:
+    """Do what a rollout needs next; whether more is left to do at once."""
+    now = context.clock()
+    with context.store.write() as session:
+        row = _get(session, rollout)
+        rows = {target.device: target for target in session.scalars(_targets_of(rollout))}
+        actions = plan.next_actions(_to_domain(row, rows.values()), _open_problems(session, rollout), now)
+        assigns = [action for action in actions if isinstance(action, plan.Assign)]
+        for action in actions:
+            _apply(row, rows, action, now)
+        for assign in assigns[:limit]:
+            _assign(context, session, rows[assign.device], now)
+    if assigns:
+        context.wake()
+    return len(assigns) > limit
+
+
+def advance_all(context: Context) -> None:
+    """The tick: look after every rollout that waits for something other than a device's report."""
+    with context.store.read() as session:
+        running = session.scalars(select(RolloutRow.id).where(RolloutRow.state == "running").order_by(RolloutRow.id))
+        due = [rollout for rollout in running if needs_attention(session, rollout)]
+    for rollout in due:
+        while advance(context, rollout):
+            pass
+
+
+def needs_attention(session: Session, rollout: int) -> bool:
+    """Whether there is something to do about a running rollout; asked often, so it loads no targets."""
+    pending = select(RolloutTarget.device).where(RolloutTarget.rollout == rollout, RolloutTarget.state == "pending")
+    if session.scalar(pending.limit(1)) is not None or not has_open_targets(session, rollout):
+        return True
+    return session.scalar(_with_problems(rollout).limit(1)) is not None
+
+
+def _with_problems(rollout: int) -> Select[RolloutTarget, Device]:
+    return (
+        select(RolloutTarget, Device)
+        .join(Device, Device.id == RolloutTarget.device)
+        .where(RolloutTarget.rollout == rollout, RolloutTarget.state == "assigned", Device.problem.is_not(None))
+    )
+
+
+def _open_problems(session: Session, rollout: int) -> dict[str, plan.DeviceReport]:
+    """Reports of devices that say why they do not go on: time alone may turn these into refusals."""
+    found = session.execute(_with_problems(rollout))
+    return {device.id: device_report(device, target.slot) for target, device in found}
+
+
+def _targets_of(rollout: int) -> Select[RolloutTarget]:
+    return select(RolloutTarget).where(RolloutTarget.rollout == rollout)
+
+
+def _get(session: Session, rollout: int) -> RolloutRow:
+    row = session.get(RolloutRow, rollout, with_for_update=True)
+    if row is None:
+        raise NotFound(f"rollout {rollout}", "does not exist")
+    return row
+
+
+def _to_domain(row: RolloutRow, rows: Iterable[RolloutTarget]) -> plan.Rollout:
+    waves: dict[int, list[str]] = {}
+    targets = {}
+    for target in rows:
+        waves.setdefault(target.wave, []).append(target.device)
+        targets[target.device] = to_target(target)
+    ordered = tuple(plan.Wave(tuple(sorted(waves[number]))) for number in sorted(waves))
+    return plan.Rollout(row.state, ordered, targets)  # type: ignore[arg-type]  # only such states are stored
+
+
+def _apply(row: RolloutRow, rows: dict[str, RolloutTarget], action: plan.Action, now: datetime) -> None:
+    match action:
+        case plan.Mark():
+            mark_target(rows[action.device], action)
+        case plan.Pause():
+            row.state, row.reason = "paused", action.reason
+        case plan.Finish():
+            row.state, row.ended = action.state, now
+        case plan.Assign():
+            pass  # bounded, by the caller
+
+
+def _assign(context: Context, session: Session, target: RolloutTarget, now: datetime) -> None:
+    device = session.get(Device, target.device, with_for_update=True)
+    if device is None or device.revoked is not None:
+        target.state = "superseded"
+        return
+    target.sequence = assign_slot(context, session, device, target.slot, target.path, now)
+    target.state, target.assigned, target.problem = "assigned", now, None
+
+
+def _release_images(session: Session, model: str, version: str) -> dict[str, Image]:
+    """The newest image of a release for each profile."""
+    query = select(Image).where(Image.model == model, Image.version == version, Image.listed).order_by(Image.counter)
+    images = {image.profile: image for image in session.scalars(query)}
+    if not images:
+        raise NotFound(f"release {model} {version}", "does not exist", "List releases with `wherry release list`")
+    return images
+
+
+def _select(session: Session, selector: Selector) -> list[Candidate]:
+    query = select(Device).where(Device.revoked.is_(None)).order_by(Device.id)
+    if selector.ids:
+        query = query.where(Device.id.in_(selector.ids))
+    if selector.profiles:
+        query = query.where(Device.profile.in_(selector.profiles))
+    for name, value in selector.labels.items():
+        having = select(DeviceLabel.device).where(DeviceLabel.name == name, DeviceLabel.value == value)
+        query = query.where(Device.id.in_(having))
+    found = [Candidate(row.id, row.profile, json.loads(row.labels)) for row in session.scalars(query)]
+    chosen = [device for device in found if selects(selector, device)]
+    missing = sorted(set(selector.ids) - {device.id for device in chosen}) if not chosen or selector.ids else []
+    if missing and not (selector.profiles or selector.labels):
+        raise NotFound(f"device {missing[0]}", "does not exist or is revoked", "List devices with `wherry device list`")
+    if not chosen:
+        raise InputError("selector", "selects no device", "List devices with `wherry device list`")
+    return chosen
+
+
+def _add_targets(
+    context: Context, session: Session, row: RolloutRow, devices: Sequence[Candidate], images: dict[str, Image]
+) -> None:
+    signed = {profile: ReleaseImage.model_validate_json(image.image) for profile, image in images.items()}
+    for device in devices:
+        problem = misfit(device, f"{row.model} {row.version}", signed, context.profiles)
+        image = None if problem else images[device.profile]
+        session.add(
+            RolloutTarget(
+                rollout=row.id,
+                device=device.id,
+                slot=row.slot,
+                path=image.path if image else None,
+                digest=image.digest if image else "",
+                state="pending" if image else "misfit",
+                problem=write(problem),
+            )
+        )
+    session.flush()
+
+
+def _supersede(session: Session, row: RolloutRow) -> None:
+    """End what older rollouts still wanted of the same slot of the devices that this one goes to."""
+    ours = select(RolloutTarget.device).where(RolloutTarget.rollout == row.id, RolloutTarget.state == "pending")
+    problem = Problem(
+        code="conflict",
+        thing=f"slot {row.slot}",
+        reason=f"rollout {row.id} ({row.model} {row.version}) took over",
+        fix=f"Look at rollout {row.id}",
+    )
+    session.execute(
+        update(RolloutTarget)
+        .where(
+            RolloutTarget.rollout != row.id,
+            RolloutTarget.slot == row.slot,
+            RolloutTarget.state.in_(UNSETTLED),
+            RolloutTarget.device.in_(ours),
+        )
+        .values(state="superseded", problem=write(problem))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _queue_retries(session: Session, rollout: int, slot: str, now: datetime) -> None:
+    failed = session.scalars(_targets_of(rollout).where(RolloutTarget.state.in_(sorted(plan.FAILED))))
+    for target in failed:
+        outbox.put_command(session, target.device, Retry(slot=slot, digest=target.digest), now)
+        target.state, target.problem, target.deployment = "pending", None, None

@@ -1,0 +1,317 @@
+"""The tables. Documents of the contract (reports, selectors, images) are kept as JSON text in one column."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time that goes in and comes out with its zone, UTC, on every database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Store UTC; SQLite keeps no zone."""
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Big = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {datetime: UtcTime, str: Text, int: Big, bytes: LargeBinary}  # noqa: RUF012
+
+
+class ApiToken(Base):
+    """An operator's token: only its hash."""
+
+    __tablename__ = "api_token"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created: Mapped[datetime]
+    revoked: Mapped[datetime | None]
+
+
+class EnrolToken(Base):
+    """A single-use enrolment token: its hash, and the certificate it was turned into."""
+
+    __tablename__ = "enrol_token"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    device: Mapped[str] = mapped_column(String(64), index=True)
+    profile: Mapped[str | None] = mapped_column(String(64))
+    labels: Mapped[str]
+    created: Mapped[datetime]
+    expires: Mapped[datetime]
+    used: Mapped[datetime | None]
+    key_sha256: Mapped[str | None] = mapped_column(String(64))
+    certificate: Mapped[str | None]
+    certificate_expires: Mapped[datetime | None]
+
+
+class Device(Base):
+    """A device and its twin: `sequence` and the desired slots beside what it reported last."""
+
+    __tablename__ = "device"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    profile: Mapped[str] = mapped_column(String(64), index=True)
+    labels: Mapped[str]
+    agent_version: Mapped[str] = mapped_column(String(64), default="")
+    enrolled: Mapped[datetime]
+    revoked: Mapped[datetime | None]
+    online: Mapped[bool] = mapped_column(default=False, index=True)
+    last_seen: Mapped[datetime | None]
+    sequence: Mapped[int] = mapped_column(default=0)
+    reported_sequence: Mapped[int] = mapped_column(default=0)
+    report_stream: Mapped[str] = mapped_column(String(100), default="")
+    report_number: Mapped[int] = mapped_column(default=-1)
+    report_received: Mapped[datetime | None]
+    slots: Mapped[str] = mapped_column(default="[]")
+    rejected: Mapped[str] = mapped_column(default="[]")
+    problem: Mapped[str | None]
+    drifting: Mapped[int] = mapped_column(default=0, index=True)
+
+
+class DeviceLabel(Base):
+    """Labels once more, one a row, so that selecting by label needs no scan."""
+
+    __tablename__ = "device_label"
+    __table_args__ = (Index("ix_device_label_name_value", "name", "value"),)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(256))
+
+
+class DeviceKey(Base):
+    """Public keys a device may sign requests with: its current one, and the next while it renews."""
+
+    __tablename__ = "device_key"
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    pem: Mapped[str]
+    issued: Mapped[datetime]
+    expires: Mapped[datetime]
+
+
+class RepositoryFile(Base):
+    """TUF metadata by file name."""
+
+    __tablename__ = "repository_file"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    data: Mapped[bytes]
+    stored: Mapped[datetime]
+
+
+class RepositoryState(Base):
+    """One row: versions of the metadata that is current."""
+
+    __tablename__ = "repository_state"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    root: Mapped[int]
+    targets: Mapped[int]
+    snapshot: Mapped[int]
+    timestamp: Mapped[int]
+    expires: Mapped[str]
+
+
+class Image(Base):
+    """An image that the owner signed. `listed` is False once newer targets metadata leaves it out."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        Index("ix_image_model_version", "model", "version"),
+        UniqueConstraint("model", "profile", "counter"),
+    )
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)
+    model: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    profile: Mapped[str] = mapped_column(String(64))
+    counter: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(80), index=True)
+    manifest_bytes: Mapped[int]
+    image: Mapped[str]
+    published: Mapped[datetime]
+    listed: Mapped[bool] = mapped_column(default=True)
+
+
+class DesiredSlot(Base):
+    """What a slot of a device is to run."""
+
+    __tablename__ = "desired_slot"
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    slot: Mapped[str] = mapped_column(String(32), primary_key=True)
+    path: Mapped[str] = mapped_column(ForeignKey("image.path"), index=True)
+
+
+class AssignmentRow(Base):
+    """The current signed assignment of a device."""
+
+    __tablename__ = "assignment"
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    sequence: Mapped[int]
+    payload: Mapped[bytes]
+    signed: Mapped[datetime] = mapped_column(index=True)
+
+
+class Outbox(Base):
+    """Messages that the link has yet to hand to the broker; written with what they tell, in one transaction."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    device: Mapped[str] = mapped_column(String(64), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    payload: Mapped[bytes]
+    created: Mapped[datetime]
+
+
+class RolloutRow(Base):
+    """A rollout."""
+
+    __tablename__ = "rollout"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    slot: Mapped[str] = mapped_column(String(32))
+    selector: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str] = mapped_column(default="")
+    created: Mapped[datetime]
+    ended: Mapped[datetime | None]
+
+
+class RolloutTarget(Base):
+    """One device in a rollout."""
+
+    __tablename__ = "rollout_target"
+    __table_args__ = (
+        Index("ix_rollout_target_rollout_state", "rollout", "state"),
+        Index("ix_rollout_target_device_state", "device", "state"),
+    )
+    rollout: Mapped[int] = mapped_column(ForeignKey("rollout.id", ondelete="CASCADE"), primary_key=True)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    slot: Mapped[str] = mapped_column(String(32))
+    wave: Mapped[int] = mapped_column(default=0)
+    path: Mapped[str | None] = mapped_column(ForeignKey("image.path"))
+    digest: Mapped[str] = mapped_column(String(80), default="")
+    state: Mapped[str] = mapped_column(String(16))
+    sequence: Mapped[int] = mapped_column(default=0)
+    assigned: Mapped[datetime | None]
+    deployment: Mapped[str | None]
+    problem: Mapped[str | None]
+
+
+class Deployment(Base):
+    """History: every deployment that a device told of, as it stood last."""
+
+    __tablename__ = "deployment"
+    __table_args__ = (
+        Index("ix_deployment_updated", "updated", "device", "id"),
+        Index("ix_deployment_device_updated", "device", "updated"),
+    )
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    phase: Mapped[str] = mapped_column(String(16))
+    updated: Mapped[datetime]
+    report: Mapped[str]
+
+
+class TelemetryStream(Base):
+    """How far a stream of a device is stored: every record up to `sequence`."""
+
+    __tablename__ = "telemetry_stream"
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    stream: Mapped[str] = mapped_column(String(100), primary_key=True)
+    sequence: Mapped[int]
+    updated: Mapped[datetime]
+
+
+class SlotUsage(Base):
+    """Slot samples added up by minute (by hour while nothing is asked), so growth is bounded by time."""
+
+    __tablename__ = "slot_usage"
+    __table_args__ = (Index("ix_slot_usage_bucket", "bucket"),)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    slot: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model: Mapped[str] = mapped_column(String(64), primary_key=True)
+    counter: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[str] = mapped_column(String(64))
+    first: Mapped[datetime]
+    last: Mapped[datetime]
+    requests: Mapped[int]
+    failures: Mapped[int]
+    latency: Mapped[str]
+    latency_sum_us: Mapped[int]
+    memory_bytes: Mapped[int | None]
+
+
+class HostUsage(Base):
+    """Host samples: the newest of each bucket."""
+
+    __tablename__ = "host_usage"
+    __table_args__ = (Index("ix_host_usage_bucket", "bucket"),)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    sample: Mapped[str]
+
+
+class RecordCount(Base):
+    """Records stored, and records that devices dropped, by type and hour."""
+
+    __tablename__ = "record_count"
+    __table_args__ = (Index("ix_record_count_bucket", "bucket"),)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    type: Mapped[str] = mapped_column(String(32), primary_key=True)
+    received: Mapped[int] = mapped_column(default=0)
+    dropped: Mapped[int] = mapped_column(default=0)
+
+
+class Audit(Base):
+    """Who did what, and what was refused."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    action: Mapped[str] = mapped_column(String(40))
+    thing: Mapped[str] = mapped_column(String(200))
+    detail: Mapped[str] = mapped_column(default="")

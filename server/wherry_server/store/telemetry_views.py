@@ -1,0 +1,126 @@
+"""Telemetry as people and tools read it: windows added up, percentiles from histograms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from wherry.api import HostTelemetry, SlotTelemetry, TelemetrySummary
+from wherry.messages import HostSample
+from wherry_server.domain.histogram import merge, percentile
+from wherry_server.store.schema import HostUsage, RecordCount, SlotUsage
+
+_HOUR = timedelta(hours=1)
+
+
+def telemetry_summary(
+    session: Session, since: datetime, devices: Sequence[str] | None = None, model: str | None = None
+) -> TelemetrySummary:
+    """What devices sent since a time. Buckets that the time cuts through count in whole.
+
+    Args:
+        session: where to read.
+        since: beginning of the window.
+        devices: only these; None for all.
+        model: only slots of this model.
+    """
+    received, dropped = _record_counts(session, since, devices)
+    return TelemetrySummary(
+        slots=_slots(session, since, devices, model),
+        hosts=_hosts(session, since, devices),
+        received=received,
+        dropped=dropped,
+    )
+
+
+def _slots(session: Session, since: datetime, devices: Sequence[str] | None, model: str | None) -> list[SlotTelemetry]:
+    query = select(SlotUsage).where(SlotUsage.bucket > since - _HOUR, SlotUsage.last >= since)
+    if devices is not None:
+        query = query.where(SlotUsage.device.in_(devices))
+    if model is not None:
+        query = query.where(SlotUsage.model == model)
+    sums: dict[tuple[str, str, str, int], SlotTelemetry] = {}
+    latencies: dict[tuple[str, str, str, int], list[int]] = {}
+    totals: dict[tuple[str, str, str, int], int] = {}
+    for row in session.scalars(query.execution_options(yield_per=500)):
+        key = (row.device, row.slot, row.model, row.counter)
+        latencies[key] = merge(latencies.get(key, []), json.loads(row.latency))
+        totals[key] = totals.get(key, 0) + row.latency_sum_us
+        found = sums.setdefault(key, _empty(row))
+        found.first, found.last = min(found.first, row.first), max(found.last, row.last)
+        found.requests += row.requests
+        found.failures += row.failures
+        session.expunge(row)
+    for key, found in sums.items():
+        _fill_latency(found, latencies[key], totals[key])
+    return [sums[key] for key in sorted(sums)]
+
+
+def _empty(row: SlotUsage) -> SlotTelemetry:
+    return SlotTelemetry(
+        device=row.device,
+        slot=row.slot,
+        model=row.model,
+        version=row.version,
+        counter=row.counter,
+        first=row.first,
+        last=row.last,
+        requests=0,
+        failures=0,
+    )
+
+
+def _fill_latency(found: SlotTelemetry, latency: Sequence[int], total_us: int) -> None:
+    found.p50_us, found.p95_us, found.p99_us = (percentile(latency, part) for part in (0.5, 0.95, 0.99))
+    found.mean_us = round(total_us / found.requests) if found.requests else None
+
+
+def _hosts(session: Session, since: datetime, devices: Sequence[str] | None) -> list[HostTelemetry]:
+    newest = select(HostUsage.device, func.max(HostUsage.bucket).label("bucket")).where(
+        HostUsage.bucket > since - _HOUR
+    )
+    if devices is not None:
+        newest = newest.where(HostUsage.device.in_(devices))
+    latest = newest.group_by(HostUsage.device).subquery()
+    query = (
+        select(HostUsage)
+        .join(latest, (HostUsage.device == latest.c.device) & (HostUsage.bucket == latest.c.bucket))
+        .where(HostUsage.at >= since)
+        .order_by(HostUsage.device)
+    )
+    return [_host(row) for row in session.scalars(query)]
+
+
+def _host(row: HostUsage) -> HostTelemetry:
+    sample = HostSample.model_validate_json(row.sample)
+    return HostTelemetry(
+        device=row.device,
+        at=row.at,
+        cpu_percent=sample.cpu_percent,
+        memory_used_bytes=sample.memory_used_bytes,
+        memory_total_bytes=sample.memory_total_bytes,
+        disk_used_bytes=sample.disk_used_bytes,
+        disk_total_bytes=sample.disk_total_bytes,
+        temperatures=sample.temperatures,
+    )
+
+
+def _record_counts(
+    session: Session, since: datetime, devices: Sequence[str] | None
+) -> tuple[dict[str, int], dict[str, int]]:
+    query = (
+        select(RecordCount.type, func.sum(RecordCount.received), func.sum(RecordCount.dropped))
+        .where(RecordCount.bucket > since - _HOUR)
+        .group_by(RecordCount.type)
+    )
+    if devices is not None:
+        query = query.where(RecordCount.device.in_(devices))
+    received, dropped = {}, {}
+    for kind, got, lost in session.execute(query):
+        received.update({kind: int(got)} if got else {})
+        dropped.update({kind: int(lost)} if lost else {})
+    return received, dropped
