@@ -107,6 +107,8 @@ class DataPlane:
     def infer(self, model: Model, inference: Inference) -> Answer:
         """Decode, run, encode, count. Blocks; call it on the inference thread.
 
+        The request parameter `sequence_start` makes a stateful model forget its state first.
+
         Raises:
             MalformedMessage: the request is wrong.
             InferenceError: the runtime failed.
@@ -117,6 +119,8 @@ class DataPlane:
             wanted = _wanted(model, request)
             check_inputs(model.inputs, request.inputs)
             arrays = {tensor.name: to_array(tensor) for tensor in request.inputs}
+            if request.parameters.get("sequence_start") is True:
+                model.runtime.reset()
             ready = time.perf_counter_ns()
             results = model.runtime.run(arrays, list(wanted))
             done = time.perf_counter_ns()

@@ -106,6 +106,7 @@ def load_model(source: ModelSource, opener: Opener = open_runtime) -> Model:
     )
     try:
         runtime.run(warm_inputs(source), list(model.outputs))
+        runtime.reset()
     except (MalformedMessage, InferenceError) as error:
         raise ModelError(f"model {file.name}", f"its first inference failed: {error.reason}") from error
     return model

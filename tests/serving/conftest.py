@@ -147,6 +147,9 @@ class SlowRuntime:
             raise self.problem
         return [inputs["x"] for _ in outputs]
 
+    def reset(self) -> None:
+        return
+
 
 @dataclass
 class Running:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -22,7 +20,7 @@ DTYPES = {
 
 
 @pytest.fixture
-def connect() -> Iterator:
+def connect():
     clients = []
 
     def make(running):

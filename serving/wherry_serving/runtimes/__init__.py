@@ -60,6 +60,9 @@ class Runtime(Protocol):
             InferenceError: the runtime failed.
         """
 
+    def reset(self) -> None:
+        """Forget what earlier runs left in the model's variables."""
+
 
 def open_runtime(file: ModelFile, path: Path) -> Runtime:
     """Load a model file with the runtime that its model.json names; only that runtime is imported.

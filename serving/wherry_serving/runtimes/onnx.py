@@ -79,6 +79,9 @@ class OnnxRuntime:
             raise InferenceError(self._thing, f"ONNX Runtime failed: {first_line(error)}") from error
         return [self._array(name, result) for name, result in zip(outputs, results, strict=True)]
 
+    def reset(self) -> None:
+        """Nothing to forget: ONNX models take and give their state as tensors."""
+
     def _array(self, name: str, result: Any) -> Array:
         if not isinstance(result, np.ndarray):
             raise InferenceError(self._thing, f"output {name!r} is a {type(result).__name__}, not a tensor")
