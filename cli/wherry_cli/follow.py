@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -100,8 +100,25 @@ class _LineScreen:
         self._told = error.reason
 
 
-def follow(client: ServerClient, first: RolloutView, out: Output, timeout: str | None = None) -> None:
+def _as_it_is(view: RolloutView) -> Any:
+    return view
+
+
+def follow(
+    client: ServerClient,
+    first: RolloutView,
+    out: Output,
+    timeout: str | None = None,
+    wrap: Callable[[RolloutView], Any] = _as_it_is,
+) -> None:
     """Watch a rollout to its end, print the result and leave with an exit code that says how it went.
+
+    Args:
+        client: the server.
+        first: the rollout as it was started.
+        out: where to.
+        timeout: a time span after which watching ends.
+        wrap: makes the JSON result of the rollout as it ended.
 
     Raises:
         typer.Exit: code 1 when a device failed or the time was up, 130 after Ctrl-C; nothing when all went well.
@@ -117,12 +134,12 @@ def follow(client: ServerClient, first: RolloutView, out: Output, timeout: str |
         with frame:
             settled = _look_until_settled(client, last, screen, deadline)
     except KeyboardInterrupt:
-        _leave(last[0], out, "You stopped watching")
+        _leave(last[0], out, wrap, "You stopped watching")
         raise typer.Exit(INTERRUPTED) from None
     if not settled:
-        _leave(last[0], out, "The time to watch is up")
+        _leave(last[0], out, wrap, "The time to watch is up")
         raise typer.Exit(1)
-    out.result(last[0], lambda: None if live else Text(watch.summary(last[0])))
+    out.result(wrap(last[0]), lambda: None if live else Text(watch.summary(last[0])))
     if not watch.succeeded(last[0]):
         raise typer.Exit(1)
 
@@ -156,9 +173,8 @@ def _look_until_settled(
         time.sleep(LOOK_SECONDS)
 
 
-def _leave(view: RolloutView, out: Output, why: str) -> None:
-    if out.as_json:
-        out.result(view, lambda: None)
+def _leave(view: RolloutView, out: Output, wrap: Callable[[RolloutView], Any], why: str) -> None:
+    out.result(wrap(view), lambda: None)
     out.note(
         f"{why}; rollout {view.id} goes on. See it again with `wherry rollout watch {view.id}`, "
         f"stop it with `wherry rollout abort {view.id}`."

@@ -89,6 +89,16 @@ class Owner:
         keys = self._keys.owner_keys(with_root=True) if self._keys.names() else self._keys.create_owner_keys(roots)
         return self._upload(repository.init_repository(keys, online, now, threshold))
 
+    def check(self) -> None:
+        """Make sure that publishing can work, before long work is done for it.
+
+        Raises:
+            ConfigError: nobody ran `wherry keys init` for this server, or a key's passphrase is missing.
+            NotFound: a key is not here.
+        """
+        self._usable_standing()
+        self._owner_keys()
+
     def publish(self, package: PackageFile, now: datetime, again: bool = False) -> Published:
         """Sign a package's images and publish them; images that are published already stay as they are.
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView
 from wherry_cli import watch
 from wherry_cli.follow import Timeout, Watch, follow, now_utc, rollout_table
+from wherry_cli.inputs import checked
 from wherry_cli.output import Json, Output, table
 from wherry_cli.selectors import TO_HELP, parse_selector, selector_text
 from wherry_cli.session import confirm, connected
@@ -36,16 +37,17 @@ def start(
 ) -> None:
     """Start to bring a published release to devices."""
     out = Output(as_json)
-    request = RolloutRequest(model=model, version=version, slot=slot, selector=parse_selector(to))
+    request = checked(RolloutRequest, model=model, version=version, slot=slot, selector=parse_selector(to))
     with connected() as client:
         view = client.start_rollout(request)
         if watching:
             follow(client, view, out, timeout)
         else:
-            out.result(view, lambda: _started(view))
+            out.result(view, lambda: started_page(view))
 
 
-def _started(view: RolloutView) -> Text:
+def started_page(view: RolloutView) -> Text:
+    """A rollout that was just started, and how to see more of it."""
     return Text.assemble(
         watch.title(view), "\n", watch.summary(view), "\n", (f"Watch it with `wherry rollout watch {view.id}`.", "dim")
     )
