@@ -99,12 +99,19 @@ class Spool:
         with self._lock:
             return dict(+self._waiting)
 
+    def bookmark(self) -> str | None:
+        """What the last `extend` with a bookmark wrote, also before a restart."""
+        with self._lock, contextlib.suppress(*_FAILURES):
+            row = self._db.execute("SELECT value FROM meta WHERE key = 'bookmark'").fetchone()
+            return str(row[0]) if row else None
+        return None
+
     def append(self, record: AnyRecord, at: datetime) -> None:
         """Keep a record until it is acknowledged. Never raises: one that cannot be written is counted."""
         self.extend([record], at)
 
-    def extend(self, records: Iterable[AnyRecord], at: datetime) -> None:
-        """Keep several records with one commit."""
+    def extend(self, records: Iterable[AnyRecord], at: datetime, bookmark: str | None = None) -> None:
+        """Keep several records with one commit, and with them how far their source had been read."""
         found = list(records)
         with self._lock:
             try:
@@ -112,6 +119,8 @@ class Spool:
                     for record in found:
                         self._insert(record, at)
                     self._keep_within_budget()
+                    if bookmark is not None:
+                        self._set("bookmark", bookmark)
             except _FAILURES as error:
                 self._unwritten.update(record.type for record in found)
                 _log.error("%d telemetry records could not be kept: %s", len(found), error)
