@@ -120,7 +120,7 @@ def label_device(
 @app.command()
 def revoke(
     device: Device,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
     """Lock a device out: no assignments, no renewal, no messages. It keeps serving what it has."""
@@ -172,7 +172,7 @@ def poll(device: Device, as_json: Json = False) -> None:
 def clear(
     device: Device,
     slot: Annotated[str, typer.Argument(help="Slot to empty.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
     """Empty a slot of a device: its model stops serving."""

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from wherry.api import DeploymentView, DeviceView
 from wherry.messages import SlotReport
-from wherry_cli.output import fields, indented, table
+from wherry_cli.output import fields, indented, remarks, table
 from wherry_cli.watch import STATE_STYLES, problem_text
 from wherry_cli.words import ago, duration, labels_text, release_name
 
@@ -29,12 +29,8 @@ def devices_table(found: list[DeviceView], now: datetime) -> RenderableType:
     ]
     empty = "No devices yet. Enrol one with `wherry device token DEVICE`."
     body = table(("device", "profile", "presence", "runs", "desired", "labels"), cells, empty)
-    problems = [
-        Text.assemble(("  ! ", "bold red"), (view.id, "bold"), "  ", problem_text(view.problem))
-        for view in found
-        if view.problem
-    ]
-    return Group(body, *problems)
+    problems = [(view.id, problem_text(view.problem)) for view in found if view.problem]
+    return Group(body, remarks(problems)) if problems else body
 
 
 def presence(view: DeviceView, now: datetime) -> Text:

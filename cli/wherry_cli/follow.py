@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +18,7 @@ from wherry.api import RolloutView
 from wherry.errors import ServerError
 from wherry_cli import watch
 from wherry_cli.client import ServerClient
-from wherry_cli.output import Output, table
+from wherry_cli.output import Output, remarks, table
 from wherry_cli.words import parse_span
 
 LOOK_SECONDS = 0.5
@@ -25,9 +26,10 @@ PATIENCE = timedelta(seconds=60)
 """How long a server may be out of reach before watching ends with its error."""
 INTERRUPTED = 130
 
-Watch = Annotated[bool, typer.Option("--watch", help="Show the progress until every device has ended.")]
+Watch = Annotated[bool, typer.Option("--watch", metavar="", help="Show the progress until every device has ended.")]
 Timeout = Annotated[
-    str | None, typer.Option("--timeout", help="Stop watching after this time (90s, 15m); the rollout goes on.")
+    str | None,
+    typer.Option("--timeout", metavar="SPAN", help="Stop watching after this time (90s, 15m); the rollout goes on."),
 ]
 
 
@@ -36,9 +38,9 @@ def now_utc() -> datetime:
     return datetime.now(UTC)
 
 
-def rollout_table(view: RolloutView, now: datetime) -> RenderableType:
-    """Title, one row a device with its reasons below the table, summary."""
-    shown = watch.rows(view, now)
+def rollout_table(view: RolloutView, now: datetime, limit: int = sys.maxsize) -> RenderableType:
+    """Title, one row a device with its reasons below the table, summary; at most `limit` devices."""
+    shown, hidden = watch.pick(watch.rows(view, now), limit)
     cells = [
         (
             Text(row.device, style="bold"),
@@ -49,14 +51,15 @@ def rollout_table(view: RolloutView, now: datetime) -> RenderableType:
         )
         for row in shown
     ]
-    reasons = [
-        Text.assemble(("  ! ", "bold red"), (row.device, "bold"), "  ", row.reason) for row in shown if row.reason
-    ]
+    reasons = [(row.device, row.reason) for row in shown if row.reason]
     body = table(("device", "state", "download", "gates", ">time"), cells, "No device was selected.")
+    parts: list[RenderableType] = [Text(watch.title(view), style="bold"), Text(), body]
+    if hidden:
+        parts.append(Text(f"… and {hidden} more", style="dim"))
+    if reasons:
+        parts.append(remarks(reasons))
     style = watch.STATE_STYLES.get(view.state, "cyan")
-    return Group(
-        Text(watch.title(view), style="bold"), Text(), body, *reasons, Text(), Text(watch.summary(view), style=style)
-    )
+    return Group(*parts, Text(), Text(watch.summary(view), style=style))
 
 
 def _gates(gates: tuple[tuple[str, bool], ...]) -> Text:
@@ -74,7 +77,9 @@ class _TableScreen:
         self._live = live
 
     def show(self, view: RolloutView) -> None:
-        self._live.update(rollout_table(view, now_utc()), refresh=True)
+        # A reason takes two lines more often than not; what does not fit the screen would flicker.
+        limit = max(self._live.console.height // 3, 5)
+        self._live.update(rollout_table(view, now_utc(), limit), refresh=True)
 
     def trouble(self, error: ServerError) -> None:
         text = Text(f"{error.thing} {error.reason}; trying again", style="yellow")

@@ -18,11 +18,16 @@ from wherry_cli import device, explain, keys, login, package, profile, push, rel
 from wherry_cli.output import make_console, print_error
 
 DEBUG = "WHERRY_DEBUG"
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED = 1, 2
+_ORDER = ("login", "keys", "package", "release", "push", "rollout", "device", "telemetry", "profile", "explain")
 
 
 class WherryGroup(TyperGroup):
     """The root command: the one place where errors become output."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of an operator's day, for --help."""
+        return sorted(super().list_commands(ctx), key=lambda name: _ORDER.index(name) if name in _ORDER else 99)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; no WherryError and no traceback leaves it."""
@@ -87,7 +92,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def root(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Carry AI model containers to edge devices: package, sign, publish, roll out, watch."""

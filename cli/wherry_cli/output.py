@@ -130,6 +130,17 @@ def fields(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
     return shown
 
 
+def remarks(pairs: Sequence[tuple[str, str]]) -> RenderableType:
+    """What went wrong where, below a table: one line each, folded under itself."""
+    shown = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
+    for name, text in pairs:
+        shown.add_row(Text("  !", style="bold red"), Text(name, style="bold"), Text(text))
+    return shown
+
+
 def indented(shown: RenderableType) -> RenderableType:
     """Two columns to the right."""
     return Padding(shown, (0, 0, 0, 2))

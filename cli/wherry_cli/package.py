@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wherry_cli.packaging.package_file import PackageFile
 
 ModelPath = Annotated[
-    Path | None, typer.Argument(metavar="[MODEL]", help="An ONNX or TFLite file; none with --from-image.")
+    Path | None, typer.Argument(metavar="MODEL", help="An ONNX or TFLite file; none with --from-image.")
 ]
 Name = Annotated[str, typer.Option("--name", help="Name of the model.")]
 Version = Annotated[str, typer.Option("--version", help="Version of the model, as you write it.")]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Sign and publish what was packaged; see what is published.", no_args_is_help=True)
 
-Model = Annotated[str, typer.Argument(help="Model of the release.")]
-Version = Annotated[str, typer.Argument(help="Version of the release.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model of the release.")]
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="Version of the release.")]
 
 
 @app.command()
@@ -31,7 +31,10 @@ def publish(
         Path, typer.Argument(metavar="PACKAGE", help="package.json of `wherry package`, or its folder.")
     ],
     again: Annotated[
-        bool, typer.Option("--again", help="Sign it once more under a higher counter, to go back to an older version.")
+        bool,
+        typer.Option(
+            "--again", metavar="", help="Sign it once more under a higher counter, to go back to an older version."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +128,7 @@ def revoke(
     model: Model,
     version: Version,
     profile: Annotated[str | None, typer.Option("--profile", help="Only the image for this profile.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
     """Withdraw a release for good: no device may run it again, not even as a rollback."""

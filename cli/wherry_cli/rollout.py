@@ -27,8 +27,8 @@ Slot = Annotated[str, typer.Option("--slot", help="Named place on the device whe
 
 @app.command()
 def start(
-    model: Annotated[str, typer.Argument(help="Model of the release.")],
-    version: Annotated[str, typer.Argument(help="Version of the release.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model of the release.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version of the release.")],
     to: To,
     slot: Slot = DEFAULT_SLOT,
     watching: Watch = False,
@@ -122,7 +122,7 @@ def resume(rollout: Number, as_json: Json = False) -> None:
 @app.command()
 def abort(
     rollout: Number,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
     """End a rollout; devices that committed the release keep it."""

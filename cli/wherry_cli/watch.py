@@ -45,6 +45,16 @@ def rows(view: RolloutView, now: datetime) -> list[Row]:
     return [_row(target, now) for target in view.targets]
 
 
+def pick(found: list[Row], limit: int) -> tuple[list[Row], int]:
+    """The rows that fit a screen, and how many are left out: those at work and those with a reason come first."""
+    if len(found) <= limit:
+        return found, 0
+    dull = FINAL_TARGETS | {"pending", "assigned"}
+    by_interest = sorted(range(len(found)), key=lambda index: (found[index].state in dull, not found[index].reason))
+    chosen = set(by_interest[:limit])
+    return [row for index, row in enumerate(found) if index in chosen], len(found) - limit
+
+
 def _row(target: RolloutTargetView, now: datetime) -> Row:
     deployment = target.deployment
     if deployment is None:

@@ -136,6 +136,12 @@ def test_a_new_attempt_starts_its_story_again(make):
     assert watch.news(before, after) == ["edge-1: admitted"]
 
 
+def test_on_a_small_screen_those_at_work_and_those_that_failed_come_first(make, mixed, golden_failed):
+    shown, hidden = watch.pick(watch.rows(mixed, make.started), 3)
+    assert ([row.device for row in shown], hidden) == (["edge-2", "edge-3", "nano-1"], 2)
+    assert watch.pick(shown, 3) == (shown, 0)
+
+
 SNAPSHOT = """\
 Rollout 3: vision 2 to slot main of all devices
 
@@ -145,8 +151,8 @@ edge-2  rejected   10 B                     ready ✓ golden ✗       3.2 s
 edge-3  fetching   1.2 MB of 3.4 MB (35 %)                    1 min 15 s
 edge-4  pending
 nano-1  misfit
-  ! edge-2  vision 2: the golden gate refused it. Correct the model.
-  ! nano-1  vision 2: has no image for profile jetson-nano. Package it.
+  !  edge-2  vision 2: the golden gate refused it. Correct the model.
+  !  nano-1  vision 2: has no image for profile jetson-nano. Package it.
 
 running: 1 of 5 devices committed, 1 running, 1 pending, 1 rejected, 1 misfit
 """
