@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 from collections.abc import Iterable
@@ -14,8 +15,10 @@ from wherry.errors import StoreError
 from wherry_server.config import ServerConfig
 from wherry_server.pki import LINK_NAME, Authority
 
+_BROKER_USER = "mosquitto"
 _CONFIGURATION = """\
 # Written by `wherry-server broker-config`; run it again instead of editing this file.
+user {user}
 per_listener_settings false
 allow_anonymous false
 allow_zero_length_clientid false
@@ -86,10 +89,10 @@ def write_broker_folder(
         _write(out / "acl", acl_text(revoked))
         (out / "acl").chmod(0o600)
         target = out / "mosquitto.conf"
-        _write(target, _CONFIGURATION.format(folder=out, port=config.broker_port))
+        _write(target, _CONFIGURATION.format(folder=out, port=config.broker_port, user=_broker_user(out)))
+        _give_to_broker(out)
     except OSError as error:
         raise StoreError(f"broker folder {out}", str(error)) from error
-    _give_to_mosquitto(out)
     return target
 
 
@@ -102,9 +105,9 @@ def rewrite_acl(folder: Path, revoked: Iterable[str]) -> bool:
     try:
         _write(folder / "acl", acl_text(revoked))
         (folder / "acl").chmod(0o600)
+        _give_to_broker(folder)
     except OSError as error:
         raise StoreError(f"broker acl {folder / 'acl'}", str(error)) from error
-    _give_to_mosquitto(folder)
     return _reload(folder / "mosquitto.pid")
 
 
@@ -124,10 +127,17 @@ def _write(path: Path, text: str) -> None:
     fresh.rename(path)
 
 
-def _give_to_mosquitto(folder: Path) -> None:
-    """Started by root, Mosquitto becomes the user `mosquitto` and must still read and write here."""
-    if os.geteuid() != 0:
-        return
-    with contextlib.suppress(LookupError, OSError):
+def _broker_user(folder: Path) -> str:
+    """As whom Mosquitto is to run: as its own user if root starts it and that user can reach the folder."""
+    reachable = all(parent.stat().st_mode & 0o001 for parent in folder.parents)
+    with contextlib.suppress(KeyError):
+        if os.geteuid() == 0 and reachable and pwd.getpwnam(_BROKER_USER):
+            return _BROKER_USER
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _give_to_broker(folder: Path) -> None:
+    """Its own user must read and write here, and read the acl again when it is told to."""
+    if os.geteuid() == 0 and _broker_user(folder) == _BROKER_USER:
         for path in (folder, *folder.iterdir()):
-            shutil.chown(path, "mosquitto", "mosquitto")
+            shutil.chown(path, _BROKER_USER)
