@@ -309,12 +309,12 @@ class Demo:
     def tamper(self, digest: str) -> str:
         """Change one digest in the server's newest targets metadata, as an intruder would; the file's name."""
         with sqlite3.connect(self.lab.folder / "server" / "server.db") as database:
-            rows = database.execute("SELECT name, content FROM tuf_files WHERE name LIKE '%.targets.json'").fetchall()
+            rows = database.execute("SELECT name, data FROM repository_file WHERE name LIKE '%.targets.json'").fetchall()
             name, content = max(rows, key=lambda row: int(str(row[0]).split(".")[0]))
             text = bytes(content).decode()
             expect(digest in text, f"{name} does not name version 4")
             changed = text.replace(digest, digest[::-1]).encode()
-            database.execute("UPDATE tuf_files SET content = ? WHERE name = ?", (changed, name))
+            database.execute("UPDATE repository_file SET data = ? WHERE name = ?", (changed, name))
         database.close()
         self.story.facts["untampered"] = (name, content)
         return str(name)
@@ -323,7 +323,7 @@ class Demo:
         """Put the owner's bytes back, so that what is left running is whole."""
         name, content = self.story.facts.pop("untampered")
         with sqlite3.connect(self.lab.folder / "server" / "server.db") as database:
-            database.execute("UPDATE tuf_files SET content = ? WHERE name = ?", (content, name))
+            database.execute("UPDATE repository_file SET data = ? WHERE name = ?", (content, name))
         database.close()
 
     def home_again(self) -> None:
