@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,14 +40,22 @@ class Executor:
     """Runs one step at a time, in the worker's thread."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, fetcher: Fetcher, route: Route, examiner: Examiner, host: Host
-    ) -> None:  # fmt: skip
+        self,
+        settings: Settings,
+        engine: Engine,
+        fetcher: Fetcher,
+        route: Route,
+        examiner: Examiner,
+        host: Host,
+        before_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._fetcher = fetcher
         self._route = route
         self._examiner = examiner
         self._host = host
+        self._before_stop = before_stop
 
     def run(self, step: steps.Step, cancel: Cancel, progress: Progress) -> Outcome:
         """Do a step. Never raises: whatever goes wrong is an outcome."""
@@ -108,7 +117,11 @@ class Executor:
     def _free_port(self) -> int:
         """A loopback port that no container of ours has and nothing listens on."""
         taken = {container.port for container in self._engine.observe().values()}
-        for port in self._settings.ports:
+        ports = self._settings.ports
+        # Agents that share an engine begin at different places.
+        shift = zlib.crc32(self._settings.device.encode()) % len(ports)
+        candidates: list[int] = [*ports[shift:], *ports[:shift]]
+        for port in candidates:
             if port not in taken and self._host.port_free(port):
                 return port
         raise EngineError(
@@ -149,8 +162,16 @@ class Executor:
         if step.retire:
             name = self._name(step.slot, step.retire)
             self._engine.restart_policy(name, "no")
+            self._say_farewell()
             self._engine.stop(name, step.retire.image.run.drain_seconds)
         self._discard(step.containers, step.images)
+
+    def _say_farewell(self) -> None:
+        """Let telemetry read the last counters of a model that is about to stop."""
+        try:
+            self._before_stop()
+        except WherryError as error:
+            _log.info("last sample before a stop: %s", error)
 
     def _discard(self, containers: tuple[str, ...], images: tuple[TrustedImage, ...]) -> None:
         for name in containers:

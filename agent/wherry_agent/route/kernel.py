@@ -54,6 +54,12 @@ class KernelRoute:
         if done.returncode != 0:
             raise RouteError(f"nftables table {self._table}", done.stderr.strip().splitlines()[0])
 
+    def clear(self) -> None:
+        """Remove the table."""
+        done = self._nft("-f", "-", text=f"table ip {self._table}\ndelete table ip {self._table}\n")
+        if done.returncode != 0:
+            raise RouteError(f"nftables table {self._table}", done.stderr.strip().splitlines()[0])
+
     def _script(self, routes: Mapping[int, int]) -> str:
         where = "{ " + ", ".join(self._addresses) + " }"
         rules = "\n".join(

@@ -1,0 +1,232 @@
+"""The composition root of the daemon: every adapter is made and joined here, and nowhere else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from wherry.errors import Conflict, StoreError
+from wherry.messages import StateReport, TelemetryAck
+from wherry.profile import DeviceProfile, RunOptions, load_profiles
+from wherry_agent import control
+from wherry_agent.config import AgentConfig
+from wherry_agent.containers import DockerEngine
+from wherry_agent.enrolment import Renewer
+from wherry_agent.events import AssignmentReceived, Event, Stop, Tick
+from wherry_agent.executor import Executor, Settings
+from wherry_agent.fetch.registry import RegistryFetcher
+from wherry_agent.host import Host, read_facts
+from wherry_agent.identity_store import Identity, IdentityStore
+from wherry_agent.journal import Journal
+from wherry_agent.link import AgentLink
+from wherry_agent.prober import HttpProber
+from wherry_agent.reconciler import Policy, Reconciler, World
+from wherry_agent.route.kernel import KernelRoute
+from wherry_agent.schedule import Schedule
+from wherry_agent.server_client import ServerClient
+from wherry_agent.spool import Spool
+from wherry_agent.telemetry import Flusher, Sampler, StatsReader
+from wherry_agent.trial import Examiner
+from wherry_agent.trust import Trust
+from wherry_agent.worker import Aide, Worker
+
+_log = logging.getLogger(__name__)
+STATUS_FILE = "status.json"
+LOCK_FILE = "lock"
+
+
+def now() -> datetime:
+    """The time, aware, UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The adapters that know containers and routes, and the device's profile, if this agent ships it."""
+
+    engine: DockerEngine
+    route: KernelRoute
+    profile: DeviceProfile | None
+
+
+def make_device(config: AgentConfig, device: str, profile_name: str) -> Device:
+    """Engine and route of a device."""
+    profile = load_profiles().get(profile_name)
+    options = profile.run if profile else RunOptions()
+    engine = DockerEngine(device, options, config.engine_url, config.addresses(), config.engine_timeout_seconds)
+    return Device(engine, KernelRoute(config.table(device), config.addresses()), profile)
+
+
+def make_trust(state: Path, device: str, profile: str, server_url: str, ca_file: Path | None) -> Trust:
+    """The TUF folder of a device."""
+    return Trust(state / "tuf", device, profile, f"{server_url.rstrip('/')}/v1/tuf/metadata/", ca_file)
+
+
+@contextmanager
+def only_agent(state: Path) -> Iterator[None]:
+    """Hold the state folder's lock.
+
+    Raises:
+        Conflict: another agent runs on it.
+        StoreError: the folder cannot be used.
+    """
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(state / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"state folder {state}", f"cannot be used ({error})") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Conflict(
+                f"state folder {state}", "is in use by another agent", "Stop that one, or use another --state"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_running(state: Path) -> bool:
+    """Whether an agent holds the state folder."""
+    try:
+        with only_agent(state):
+            return False
+    except Conflict:
+        return True
+
+
+def write_status(state: Path) -> Callable[[StateReport], None]:
+    """What writes STATE/status.json, atomically; a full disk costs the file, not the service."""
+
+    def publish(report: StateReport) -> None:
+        path = state / STATUS_FILE
+        with suppress(OSError):
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps(json.loads(report.to_bytes()), indent=1) + "\n", encoding="utf-8")
+            fresh.replace(path)
+
+    return publish
+
+
+def run_agent(state: Path, config: AgentConfig) -> None:
+    """The daemon, until SIGTERM or SIGINT. Containers go on serving after it.
+
+    Raises:
+        IdentityError: the device is not enrolled.
+        Conflict: another agent runs on the state folder.
+        StoreError: the state folder cannot be used.
+    """
+    with only_agent(state), ExitStack() as stack:
+        store = IdentityStore(state)
+        identity = store.load()
+        inbox = control.Inbox()
+        host = Host(_images_folder(config, state))
+        spool = Spool(state / "spool.db", identity.device, config.spool_mb * 1_048_576, host.boot_id())
+        stack.callback(spool.close)
+
+        def on_ack(ack: TelemetryAck) -> None:
+            flusher.on_ack(ack)
+
+        link = AgentLink(identity.device, identity.broker_settings(), inbox.put, on_ack, now)
+        flusher = Flusher(spool, link, now)
+        client = ServerClient(identity.server_url, identity.ca_file, identity.device, store.keys, now)
+        renewing = ServerClient(identity.server_url, identity.ca_file, identity.device, store.keys, now)
+        renewer = Renewer(store, renewing, link.use, lambda: link.connects, now)
+        reconciler, sampler, stop_threads = _assemble(state, config, identity, inbox, host, spool, link, client)
+        stack.callback(stop_threads)
+        schedule = Schedule()
+        schedule.every(config.tick_seconds, "tick", lambda: inbox.put(Tick()))
+        schedule.every(config.poll_seconds, "poll", lambda: _poll(client, inbox.put), soon=True)
+        schedule.every(config.sample_seconds, "sample", sampler.sample)
+        schedule.every(config.flush_seconds, "flush", flusher.flush)
+        schedule.every(config.renew_check_seconds, "renew", renewer.check, soon=True)
+        _stop_on_signals(inbox.put)
+        link.start()
+        stack.callback(link.stop)
+        schedule.start()
+        stack.callback(schedule.stop)
+        _log.info("agent of device %s (%s) runs on %s", identity.device, identity.profile, state)
+        control.run(inbox, reconciler, patience_seconds=4 * config.tick_seconds)
+        _log.info("stopping; containers go on serving")
+
+
+def _assemble(
+    state: Path,
+    config: AgentConfig,
+    identity: Identity,
+    inbox: control.Inbox,
+    host: Host,
+    spool: Spool,
+    link: AgentLink,
+    client: ServerClient,
+) -> tuple[Reconciler, Sampler, Callable[[], None]]:
+    device = make_device(config, identity.device, identity.profile)
+    facts = read_facts()
+    prober = HttpProber()
+    fetcher = RegistryFetcher(
+        device.engine, config.engine_url, config.pull_stall_seconds, config.pull_deadline_seconds
+    )  # fmt: skip
+    samplers: list[Sampler] = []
+    executor = Executor(
+        Settings(identity.device, range(config.first_port, config.last_port + 1)),
+        device.engine,
+        fetcher,
+        device.route,
+        Examiner(device.engine, prober, config.patience()),
+        host,
+        before_stop=lambda: samplers[0].sample(),
+    )
+    worker, aide = Worker(executor, inbox.put), Aide()
+    journal = Journal(state / "journal.db", identity.device, config.limits())
+    trust = make_trust(state, identity.device, identity.profile, identity.server_url, identity.ca_file)
+    world = World(device.engine, device.route, host, prober, trust, client, link, spool, now, inbox.put)
+    policy = Policy(
+        profile_name=identity.profile,
+        profile=device.profile,
+        facts=facts,
+        limits=config.limits(),
+        fixed_ports=config.slots,
+        base_port=config.slot_base_port,
+        watermark_bytes=config.watermark_mb * 1_048_576,
+        route_check_seconds=config.route_check_seconds,
+        report_seconds=config.report_seconds,
+        unready_restarts=config.unready_restarts,
+    )
+    reconciler = Reconciler(journal, world, policy, worker, aide, write_status(state))
+    samplers.append(Sampler(reconciler.active_slots, StatsReader(), host.sample, spool, now))
+
+    def stop() -> None:
+        aide.stop()
+        worker.stop(5.0)
+        journal.close()
+
+    return reconciler, samplers[0], stop
+
+
+def _images_folder(config: AgentConfig, state: Path) -> Path:
+    """Where free disk is measured: the engine's folder if this is its machine, else the state folder."""
+    return config.images_folder if config.images_folder.exists() else state
+
+
+def _poll(client: ServerClient, put: Callable[[Event], None]) -> None:
+    payload = client.fetch_assignment()
+    if payload is not None:
+        put(AssignmentReceived(payload, "https"))
+
+
+def _stop_on_signals(put: Callable[[Event], None]) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        put(Stop())
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
