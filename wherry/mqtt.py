@@ -301,7 +301,9 @@ class MqttClient:
         self._stopping.set()
         self._changed.set()
         self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is None:
+            self._close_wake()
+        elif self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
     def _wake(self) -> None:
@@ -320,6 +322,9 @@ class MqttClient:
             failures = 1 if time.monotonic() - began > _STABLE_SECONDS else failures + 1
             if not self._changed.is_set():
                 self._changed.wait(reconnect_delay(self._settings, failures, random.random()))  # noqa: S311
+        self._close_wake()
+
+    def _close_wake(self) -> None:
         self._wake_in.close()
         self._wake_out.close()
 
