@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from wherry.errors import StoreError
 from wherry.identity import sha256_digest
@@ -165,8 +165,27 @@ class Store:
         Raises:
             StoreError: the cache folder cannot be written.
         """
+        self._write_note(subject, key, asdict(layer) | {"path": ""})
+
+    def known_places(self, registry: str, digest: str) -> tuple[str, ...]:
+        """Repositories of a registry that a layer was pushed to from here; it may have lost it since."""
+        try:
+            place = json.loads(self._note("place", f"{registry} {digest}").read_text(encoding="utf-8"))
+            return (str(place["repository"]),)
+        except (OSError, ValueError, TypeError, KeyError):
+            return ()
+
+    def note_place(self, registry: str, digest: str, repository: str) -> None:
+        """Note that a repository holds a layer.
+
+        Raises:
+            StoreError: the cache folder cannot be written.
+        """
+        self._write_note("place", f"{registry} {digest}", {"repository": repository})
+
+    def _write_note(self, subject: str, key: str, note: dict[str, Any]) -> None:
         with self._incoming() as file:
-            file.write(json.dumps(asdict(layer) | {"path": ""}).encode())
+            file.write(json.dumps(note).encode())
             file.flush()
             self._made("notes")
             Path(file.name).replace(self._note(subject, key))

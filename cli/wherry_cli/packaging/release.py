@@ -1,0 +1,157 @@
+"""From an image to what its release says: run spec, needs, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wherry.errors import FitError
+from wherry.identity import sha256_digest
+from wherry.profile import DeviceProfile, misfits
+from wherry.release import (
+    LABEL,
+    TOLERANCES,
+    Gate,
+    GoldenFile,
+    GoldenGate,
+    HttpGate,
+    Needs,
+    Precision,
+    ReadyGate,
+    ReleaseImage,
+    RunSpec,
+    Runtime,
+    Signature,
+    SignatureGate,
+    Stage,
+)
+from wherry_cli.packaging.build import BuiltImage
+from wherry_cli.packaging.package_file import PackagedImage, PackagedLayer
+
+_SERVER_MB = 256
+_MODEL_TIMES = 6
+"""Memory for a model: the server, and the weights with what the runtime unpacks and computes from them."""
+_ENGINE_BUILD_SECONDS = 900
+"""TensorRT builds its engine at the first start on a device, which takes minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOptions:
+    """What the operator may choose of a release; None and empty leave it to packaging.
+
+    Attributes:
+        health_path: for images that do not speak the Open Inference Protocol.
+    """
+
+    stage: Stage = "prod"
+    memory_mb: int | None = None
+    cpus: str = "0"
+    start_seconds: int | None = None
+    drain_seconds: int = 5
+    health_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an image serves, as far as it is known."""
+
+    model: str
+    version: str
+    runtime: Runtime
+    provider: str
+    precision: Precision
+    signature: Signature | None
+
+
+def run_spec(built: BuiltImage, served: Served, options: ReleaseOptions) -> RunSpec:
+    """How the engine runs the image."""
+    model_mb = sum(layer.unpacked for layer in built.layers if layer.kind == "model") // (1 << 20)
+    estimate = -(-(_SERVER_MB + _MODEL_TIMES * model_mb) // 64) * 64
+    seconds = _ENGINE_BUILD_SECONDS if served.provider == "TensorrtExecutionProvider" else 60
+    return RunSpec(
+        memory_mb=options.memory_mb or (512 if served.runtime == "custom" else estimate),
+        cpus=options.cpus,
+        start_seconds=options.start_seconds or seconds,
+        drain_seconds=options.drain_seconds,
+    )
+
+
+def gates(golden: bytes | None, served: Served, run: RunSpec, health_path: str | None) -> list[Gate]:
+    """What a candidate must pass on a device before it may serve."""
+    if health_path is not None or (served.signature is None and golden is None):
+        return [HttpGate(path=health_path or "/", deadline_seconds=run.start_seconds)]
+    found: list[Gate] = [ReadyGate(deadline_seconds=run.start_seconds)]
+    if served.signature is not None:
+        found.append(SignatureGate())
+    if golden is not None:
+        tolerance, cosine = TOLERANCES[served.precision]
+        cases = len(GoldenFile.model_validate_json(golden).cases)
+        found.append(GoldenGate(digest=sha256_digest(golden), cases=cases, tolerance=tolerance, cosine=cosine))
+    return found
+
+
+def needs(built: BuiltImage, run: RunSpec) -> Needs:
+    """What the image needs of the hardware: its memory, and what its base was made for."""
+
+    def listed(label: str) -> list[str]:
+        return [part.strip() for part in built.labels.get(LABEL + label, "").split(",") if part.strip()]
+
+    return Needs(memory_mb=run.memory_mb, l4t=listed("l4t"), sm=listed("sm"))
+
+
+def packaged_image(built: BuiltImage, served: Served, repository: str, options: ReleaseOptions) -> PackagedImage:
+    """Everything a release needs of an image but its counter.
+
+    Args:
+        built: the image.
+        served: what it serves.
+        repository: registry and repository it was pushed to; empty when it was only saved.
+        options: the operator's choices.
+    """
+    run = run_spec(built, served, options)
+    return PackagedImage(
+        model=served.model,
+        version=served.version,
+        stage=options.stage,
+        profile=built.profile,
+        platform=built.platform,
+        repository=repository,
+        digest=built.digest,
+        manifest_bytes=len(built.manifest),
+        config_digest=built.config_digest,
+        unpacked_bytes=built.unpacked_bytes,
+        download_bytes=built.download_bytes,
+        layers=[
+            PackagedLayer(kind=layer.kind, digest=layer.digest, size=layer.size, unpacked=layer.unpacked)
+            for layer in built.layers
+        ],
+        runtime=served.runtime,
+        provider=served.provider,
+        precision=served.precision,
+        signature=served.signature,
+        needs=needs(built, run),
+        run=run,
+        gates=gates(built.golden, served, run, options.health_path),
+    )
+
+
+def release_image(image: PackagedImage, counter: int, revoked: Sequence[str] = ()) -> ReleaseImage:
+    """The signed form of an image under a counter.
+
+    Raises:
+        InputError: the image was not pushed.
+    """
+    return image.to_release_image(counter, revoked=list(revoked))
+
+
+def check_fit(image: PackagedImage, profile: DeviceProfile) -> None:
+    """Refuse an image that the profile it is made for cannot run.
+
+    Raises:
+        FitError: with every reason in words.
+    """
+    trial = image.model_copy(update={"repository": image.repository or "unpushed"}).to_release_image(1)
+    # Memory is judged by each device itself: boards of one profile differ.
+    reasons = misfits(trial.model_copy(update={"needs": trial.needs.model_copy(update={"memory_mb": 0})}), profile)
+    if reasons:
+        raise FitError(f"image for {profile.name}", "; ".join(reasons), "Choose another runtime, provider or profile")
