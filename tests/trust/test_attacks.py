@@ -12,7 +12,7 @@ from wherry.api import OnlineKeys
 from wherry.errors import Replayed, RolledBack, ServerError, Tampered, TrustError, Unsigned
 from wherry.metadata import MAX_VERSION
 from wherry_agent.assignment import Marks
-from wherry_cli.repository import ImageToSign, init_repository, publish, read_targets, rotate_root
+from wherry_cli.repository import ImageToSign, _sign_targets, init_repository, publish, read_targets, rotate_root
 
 
 def _forged_repository(world, make_owner):
@@ -175,6 +175,16 @@ def test_removing_the_director_and_naming_it_again_keeps_the_sequence(world, dev
     world.take(rotate_root(world.files, world.keys, world.keys, world.clock, online=away))
     with pytest.raises(Unsigned):
         device.verify(world.assign(6, {"main": image}))
+    world.take(rotate_root(world.files, world.keys, world.keys, world.clock, online=keys))
+    with pytest.raises(Replayed):
+        device.verify(world.assign(5, {"main": image}))
+    nobody = read_targets(world.files)
+    nobody.delegations = None
+    nobody.version += 1
+    world.take(_sign_targets(nobody, nobody.version, world.keys, world.clock))
+    with pytest.raises(Unsigned):
+        device.verify(world.assign(6, {"main": image}))
+    device.marks = device.trust.refresh(device.marks, world.clock)
     world.take(rotate_root(world.files, world.keys, world.keys, world.clock, online=keys))
     with pytest.raises(Replayed):
         device.verify(world.assign(5, {"main": image}))

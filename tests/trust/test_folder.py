@@ -74,7 +74,7 @@ def test_a_crash_at_every_write_leaves_a_folder_that_works(world, device, monkey
     marks = device.marks
     device.verify(world.assign(2, {"main": image}))
     total, done = points.seen, device.files()
-    assert total >= 5 * 4, "root twice, targets, snapshot, timestamp: open, write, fsync, replace, fsync"
+    assert total == 5 * 5, "root twice, targets, snapshot, timestamp: open, write, fsync, replace, fsync of the folder"
     for fail_at in range(1, total + 1):
         _restore(device.folder, start)
         device.marks, points.seen, points.fail_at = marks, 0, fail_at

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tuf.api.metadata import Metadata, MetaFile, Snapshot
+from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
 from wherry.errors import (
     Expired,
@@ -150,6 +150,23 @@ def test_endless_metadata(world, device):
     for name in ("timestamp.json", "2.snapshot.json", "2.targets.json"):
         world.answers = {name: endless}
         _refused(device, Tampered, world.assign(1, {"main": image}))
+
+
+def test_announced_length_does_not_raise_the_limit(world, device):
+    image = world.release()
+    found = Metadata[Timestamp].from_bytes(world.served["timestamp.json"])
+    found.signed.snapshot_meta.length = 10**15
+    found.sign(world.online.timestamp)
+    world.served["timestamp.json"] = found.to_bytes()
+    world.served["2.snapshot.json"] += b" " * 20_000
+    assert "longer" in _refused(device, Tampered, world.assign(1, {"main": image})).reason
+
+
+def test_sequence_that_is_a_truth_value(world, device):
+    found = Metadata[Targets].from_bytes(world.assign(1, {"main": world.release()}))
+    found.signed.version = True
+    found.sign(world.online.director)
+    _refused(device, Tampered, found.to_bytes())
 
 
 def test_replayed_assignment(world, device):

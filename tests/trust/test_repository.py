@@ -161,6 +161,18 @@ def test_server_that_changed_something(world, make_owner):
         )
 
 
+def test_server_that_is_behind_with_something_forged(world, make_owner):
+    """The owner's copy keeps few old files, so that these must be verified, not compared."""
+    old = dict(world.files)
+    world.release()
+    mine = {
+        name: data for name, data in world.files.items() if not name.startswith("1.t") and name != "1.snapshot.json"
+    }
+    forged = init_repository(make_owner(), world.online.online_keys(), world.clock)
+    with pytest.raises(TrustError):
+        compare(mine, {**forged, "1.root.json": old["1.root.json"]})
+
+
 def test_local_copy(tmp_path, world):
     local = LocalRepository(tmp_path / "repository")
     assert local.load() == {}

@@ -4,7 +4,7 @@ import stat
 from dataclasses import replace
 
 import pytest
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, Root, Targets
 
 from wherry.errors import RolledBack, StoreError, Tampered, TrustError, Unsigned
 from wherry.metadata import newest
@@ -104,6 +104,23 @@ def test_rotation_is_accepted_and_a_strange_root_is_not(world, make_owner):
     usurper = replace(fresh, root=make_owner().root)
     with pytest.raises(Unsigned):
         rotate_root(before, usurper, fresh, world.clock)
+
+
+def test_new_root_that_its_own_keys_did_not_sign(world, make_owner):
+    found = Metadata[Root].from_bytes(rotate_root(world.files, world.keys, make_owner(), world.clock)["2.root.json"])
+    found.sign(world.keys.root[0])
+    with pytest.raises(Unsigned):
+        world.online.check_upload(world.files, {"2.root.json": found.to_bytes()})
+
+
+def test_targets_that_the_snapshot_does_not_know(world):
+    """Same version, signed by the targets key, but not the bytes that the snapshot names."""
+    targets = read_targets(world.files)
+    targets.unrecognized_fields["note"] = "other"
+    found = Metadata(targets)
+    found.sign(world.keys.targets)
+    with pytest.raises(Tampered, match="another length or hash"):
+        world.online.check_upload({}, {**world.files, "1.targets.json": found.to_bytes()})
 
 
 def test_release_images(world):
