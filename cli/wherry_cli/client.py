@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from wherry import api
-from wherry.errors import IdentityError, MalformedMessage, NotFound, ServerError, WherryError, walk_errors
+from wherry.errors import IdentityError, MalformedMessage, NotAllowed, NotFound, ServerError, WherryError, walk_errors
 from wherry.messages import Problem
 from wherry_cli.settings import Settings
 
@@ -21,6 +21,7 @@ RETRY_WAITS = (0.2, 0.6, 1.5)
 """Seconds before each repetition of a GET that failed on its way."""
 RETRY_STATUS = frozenset({502, 503, 504})
 PAGE_LIMIT = 200
+LOGIN_FIX = "Run `wherry login` with another token; `wherry-server token create NAME` makes one"
 Query = dict[str, str | int]
 
 
@@ -129,7 +130,11 @@ class ServerClient:
 
     def _refusal(self, response: httpx.Response) -> WherryError:
         try:
-            return error_from(api.ErrorBody.model_validate_json(response.content).error)
+            problem = api.ErrorBody.model_validate_json(response.content).error
+            if response.status_code == 401:
+                # The server speaks of headers; who sits here knows of logging in.
+                return NotAllowed(f"API token for {self._server}", "is not valid (any more)", LOGIN_FIX)
+            return error_from(problem)
         except ValidationError:
             status = f"{response.status_code} {response.reason_phrase}".strip()
             kind = NotFound if response.status_code == 404 else ServerError

@@ -98,7 +98,7 @@ def _flows(reason: str) -> bool:
     """Whether thing and reason read as one sentence ("server X" + "cannot be reached")."""
     return reason.split(" ", 1)[0] in {
         "is", "has", "was", "cannot", "does", "did", "holds", "shows", "answered", "names", "needs", "calls", "belongs",
-        "are", "have", "were", "expired", "failed",
+        "are", "have", "were", "expired", "failed", "selects", "differs", "asks", "stands",
     }  # fmt: skip
 
 

@@ -220,7 +220,8 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
                     raise NotAllowed("API token", "is not known")
                 found = _plain(api.call(self.command, path, body, query))
             except WherryError as error:
-                return 400, json.dumps({"error": error.as_dict()}).encode()
+                status = 401 if isinstance(error, NotAllowed) else 400
+                return status, json.dumps({"error": error.as_dict()}).encode()
             return 200, found if isinstance(found, bytes) else json.dumps(found).encode()
 
         def reply(self, status: int, body: bytes) -> None:

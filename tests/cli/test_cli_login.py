@@ -49,6 +49,7 @@ def test_a_wrong_token_leaves_the_old_login_alone(operator, server, home, tmp_pa
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     answer = operator("login", "--server", server.url, "--token", "wrong", "--ca-file", tmp_path / "ca.pem", "--json")
     assert answer.json["error"]["code"] == "not_allowed"
+    assert "wherry-server token create" in answer.json["error"]["fix"]
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
 
 
