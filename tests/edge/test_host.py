@@ -1,0 +1,140 @@
+"""Hardware facts from recorded files of real boards, and samples of this machine."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from wherry.errors import StoreError
+from wherry.profile import HostFacts, Sensor
+from wherry_agent.host import Host, read_facts
+
+MEMINFO = "MemTotal:       {total} kB\nMemFree:          100000 kB\nMemAvailable:    {free} kB\n"
+
+
+def board(root, **files):
+    """A root folder with the files of a board; keys are paths with __ for / and dots as they are."""
+    for name, content in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+ORIN = {
+    "proc__meminfo": MEMINFO.format(total=15_657_216, free=12_000_000),
+    "proc__device-tree__model": b"NVIDIA Jetson AGX Orin Developer Kit\0",
+    "proc__device-tree__compatible": b"nvidia,p3737-0000+p3701-0000\0nvidia,tegra234\0",
+    "etc__nv_tegra_release": "# R36 (release), REVISION: 4.0, GCID: 37537400, BOARD: generic, EABI: aarch64, DATE: x\n",
+    "usr__local__cuda__version.json": '{"cuda": {"name": "CUDA SDK", "version": "12.6.11"}}',
+}
+NANO = {
+    "proc__meminfo": MEMINFO.format(total=4_059_292, free=2_000_000),
+    "proc__device-tree__model": b"NVIDIA Jetson Nano Developer Kit\0",
+    "proc__device-tree__compatible": b"nvidia,p3450-0000\0nvidia,tegra210\0",
+    "etc__nv_tegra_release": "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref, EABI: aarch64, DATE: x\n",
+    "usr__local__cuda__version.txt": "CUDA Version 10.2.300\n",
+}
+PI = {
+    "proc__meminfo": MEMINFO.format(total=3_884_380, free=3_000_000),
+    "proc__device-tree__model": b"Raspberry Pi 4 Model B Rev 1.4\0",
+    "proc__device-tree__compatible": b"raspberrypi,4-model-b\0brcm,bcm2711\0",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        pytest.param(
+            ORIN,
+            HostFacts(
+                architecture="aarch64",
+                memory_mb=15290,
+                device_tree_model="NVIDIA Jetson AGX Orin Developer Kit",
+                l4t_release="36.4.0",
+                cuda="12.6.11",
+                sm="87",
+            ),
+            id="Jetson Orin, JetPack 6",
+        ),
+        pytest.param(
+            NANO,
+            HostFacts(
+                architecture="aarch64",
+                memory_mb=3964,
+                device_tree_model="NVIDIA Jetson Nano Developer Kit",
+                l4t_release="32.7.1",
+                cuda="10.2.300",
+                sm="53",
+            ),
+            id="Jetson Nano, JetPack 4",
+        ),
+        pytest.param(
+            PI,
+            HostFacts(architecture="aarch64", memory_mb=3793, device_tree_model="Raspberry Pi 4 Model B Rev 1.4"),
+            id="Raspberry Pi 4",
+        ),
+        pytest.param({}, HostFacts(architecture="aarch64", memory_mb=0), id="nothing readable"),
+        pytest.param(
+            {"proc__device-tree__model": b"\xff\xfe\0", "usr__local__cuda__version.json": "[1]", "proc__meminfo": "?"},
+            HostFacts(architecture="aarch64", memory_mb=0, device_tree_model="\ufffd\ufffd"),
+            id="nonsense in every file",
+        ),
+    ],
+)
+def test_facts_of_boards(tmp_path, files, expected):
+    assert read_facts(board(tmp_path, **files), architecture="aarch64") == expected
+
+
+def test_facts_of_this_machine():
+    facts = read_facts()
+    assert facts.architecture
+    assert facts.memory_mb > 100
+
+
+def test_a_sample_of_this_machine(tmp_path):
+    host = Host(tmp_path)
+    sample = host.sample()
+    assert 0 <= sample.cpu_percent <= 100
+    assert 0 < sample.memory_used_bytes < sample.memory_total_bytes
+    assert 0 < sample.disk_used_bytes < sample.disk_total_bytes
+    assert sample.agent_rss_bytes > 1_000_000
+    assert host.boot_id() != "unknown"
+    assert 0 < host.memory_available_mb() <= host.memory_total_mb()
+    assert host.disk_free_bytes() > 0
+
+
+def test_temperatures_come_from_zones_and_from_the_profiles_sensors(tmp_path):
+    zone = "sys__class__thermal__thermal_zone"
+    root = board(
+        tmp_path,
+        **{
+            f"{zone}0__type": "cpu-thermal\n",
+            f"{zone}0__temp": "48312\n",
+            f"{zone}1__type": "gpu-thermal\n",
+            f"{zone}1__temp": "-256000\n",
+            f"{zone}2__type": "broken\n",
+            "sys__bus__i2c__hwmon7__temp1_input": "51500",
+        },
+    )
+    sensors = [
+        Sensor(name="board", path="/sys/bus/i2c/hwmon*/temp1_input"),
+        Sensor(name="input", path="/sys/bus/i2c/hwmon*/temp1_input", unit="watt"),
+        Sensor(name="absent", path="/sys/nowhere"),
+    ]
+    assert Host(tmp_path, sensors, root).sample().temperatures == {"cpu-thermal": 48.3, "board": 51.5}
+
+
+def test_a_folder_that_is_not_there_is_a_store_error(tmp_path):
+    host = Host(tmp_path / "gone")
+    for question in (host.disk_free_bytes, host.sample):
+        with pytest.raises(StoreError, match="cannot be examined"):
+            question()
+
+
+def test_a_port_in_use_is_not_free(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not Host(tmp_path).port_free(port)
+    assert Host(tmp_path).port_free(port)
