@@ -107,7 +107,8 @@ def test_rotation_is_accepted_and_a_strange_root_is_not(world, make_owner):
 
 
 def test_new_root_that_its_own_keys_did_not_sign(world, make_owner):
-    found = Metadata[Root].from_bytes(rotate_root(world.files, world.keys, make_owner(), world.clock)["2.root.json"])
+    fresh = replace(world.keys, root=make_owner().root)
+    found = Metadata[Root].from_bytes(rotate_root(world.files, world.keys, fresh, world.clock)["2.root.json"])
     found.sign(world.keys.root[0])
     with pytest.raises(Unsigned):
         world.online.check_upload(world.files, {"2.root.json": found.to_bytes()})
