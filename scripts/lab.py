@@ -88,7 +88,9 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         """Environment of every command and daemon."""
-        return os.environ | {
+        # Bytecode is kept, as it is where Wherry is installed: without it every start compiles all over again.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | {
             "PATH": SYSTEM_PATH,
             "WHERRY_HOME": str(self.home),
             "WHERRY_CACHE": str(ROOT / "build/cache"),
@@ -258,7 +260,7 @@ class Lab:
     def start_agent(self, env: Mapping[str, str] | None = None) -> None:
         """Start the daemon and wait until the server sees the device online."""
         argv = ["wherry-agent", "run", "--state", str(self.device_state)]
-        self.start("agent", argv, self.online, env)
+        self.start("agent", argv, self.online, {"MALLOC_ARENA_MAX": "1"} | dict(env or {}))
 
     def online(self) -> bool:
         """Whether the server sees the device online."""

@@ -62,7 +62,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   [ -x .venv/bin/python ] || python3 -m venv .venv
   .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/tools.txt 2>&1 |
     { grep -v '^WARNING: Location' || true; }
-  .venv/bin/uv pip install -q -p .venv/bin/python --require-hashes -r requirements/dev.txt
+  .venv/bin/uv pip install -q -p .venv/bin/python --compile-bytecode --require-hashes \
+    -r requirements/dev.txt
   .venv/bin/uv pip install -q -p .venv/bin/python --no-deps --no-build-isolation -e .
   echo "$want" >"$stamp"
 fi
