@@ -109,7 +109,7 @@ def init(
 ) -> None:
     """Make a data folder: settings, certificate authority, online keys, database and a first API token."""
     from wherry_server.pki import Authority
-    from wherry_server.services.access import create_token
+    from wherry_server.services.access import create_token, list_tokens
 
     if (data / SETTINGS_FILE).exists():
         raise Conflict(f"data folder {data}", "is initialised already", "Use another folder, or `wherry-server run`")
@@ -124,7 +124,9 @@ def init(
     if not (config.pki / "ca.key").exists():
         Authority.create(config.pki, host, utc_now())
     context = make_context(config, Bell())
-    secret = create_token(context, "admin")
+    # A database that was there before has its own tokens: this one gets a name that is free.
+    taken = any(token.name == "admin" for token in list_tokens(context))
+    secret = create_token(context, f"admin-{utc_now():%Y%m%d%H%M%S}" if taken else "admin")
     context.store.close()
     _write_secret(data / _TOKEN_FILE, secret)
     write_settings(data / SETTINGS_FILE, chosen)  # last: with it the folder counts as initialised

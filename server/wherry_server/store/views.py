@@ -41,11 +41,13 @@ from wherry_server.store.schema import (
 
 @dataclass(frozen=True, slots=True)
 class DeviceFilter:
-    """Which devices to list; `labels` are all wanted."""
+    """Which devices to list: all conditions given must hold; `drifting` and `problem` leave out all others."""
 
     profile: str | None = None
     online: bool | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    drifting: bool = False
+    problem: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ def device_page(session: Session, after: str, limit: int, wanted: DeviceFilter) 
         query = query.where(Device.profile == wanted.profile)
     if wanted.online is not None:
         query = query.where(Device.online == wanted.online)
+    if wanted.drifting:
+        query = query.where(Device.drifting > 0)
+    if wanted.problem:
+        query = query.where(Device.problem.is_not(None))
     for name, value in wanted.labels:
         having = select(DeviceLabel.device).where(DeviceLabel.name == name, DeviceLabel.value == value)
         query = query.where(Device.id.in_(having))
@@ -240,6 +246,21 @@ def _rollout_view(row: RolloutRow, counts: dict[str, int]) -> RolloutView:
         ended=row.ended,
         counts=counts,
     )
+
+
+def troubled_targets(session: Session, rollouts: Sequence[int], limit: int) -> dict[int, list[RolloutTargetView]]:
+    """The first devices of each rollout that failed or did not fit."""
+    troubled = ("rejected", "refused", "misfit")
+    found = {}
+    for rollout in rollouts:
+        query = (
+            select(RolloutTarget)
+            .where(RolloutTarget.rollout == rollout, RolloutTarget.state.in_(troubled))
+            .order_by(RolloutTarget.device)
+            .limit(limit)
+        )
+        found[rollout] = [_target_view(row) for row in session.scalars(query)]
+    return found
 
 
 def _target_view(row: RolloutTarget) -> RolloutTargetView:

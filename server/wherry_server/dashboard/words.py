@@ -1,0 +1,49 @@
+"""Numbers and times as people read them. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+NOTHING = "\N{EN DASH}"
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def age(when: datetime | None, now: datetime) -> str:
+    """How long ago: `now`, `12 s ago`, `3 h ago`; `never` for None."""
+    if when is None:
+        return "never"
+    seconds = max(0, int((now - when).total_seconds()))
+    for size, unit in _UNITS:
+        if seconds >= size and (size > 1 or seconds > 2):
+            return f"{seconds // size} {unit} ago"
+    return "now"
+
+
+def milliseconds(microseconds: int | None) -> str:
+    """A latency: `0.42 ms`, `12 ms`, `1.3 s`."""
+    if microseconds is None:
+        return NOTHING
+    if microseconds >= 1_000_000:
+        return f"{microseconds / 1e6:.1f} s"
+    value = microseconds / 1000
+    return f"{value:.2f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def size(count: int) -> str:
+    """Bytes: `512 MB`, `7.6 GB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def number(count: int) -> str:
+    """A count with thin spaces: `12 345`."""
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def percent(part: float, whole: float) -> int:
+    """Part of a whole, 0 to 100."""
+    return min(100, max(0, round(100 * part / whole))) if whole else 0
