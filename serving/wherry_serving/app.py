@@ -111,12 +111,9 @@ class DrainingServer(uvicorn.Server):
         self._drain_began = self._clock()
         self._app.draining = True
 
-    def end(self) -> None:
-        """After `run`: let the inference thread finish. One that cannot be stopped must not crash the interpreter."""
-        if not self._worker.stop(STRAGGLER_SECONDS):
-            _log.warning("an inference was still running at the end")
-            logging.shutdown()
-            os._exit(0)
+    def end(self) -> bool:
+        """After `run`: let the inference thread finish; False when it does not."""
+        return self._worker.stop(STRAGGLER_SECONDS)
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
@@ -207,7 +204,10 @@ def _serve(arguments: argparse.Namespace) -> None:
         server = make_server(plane, options, executor)
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
         server.run(sockets=[listener])
-        server.end()
+        if not server.end():
+            _log.warning("an inference was still running at the end")
+            logging.shutdown()
+            os._exit(0)  # the interpreter's own end would pull the runtime away from under that thread
     if server.failure is not None:
         raise server.failure
 

@@ -206,7 +206,7 @@ def start(shop: Shop) -> Iterator[Start]:
         def run() -> None:
             with listener, executor:
                 server.run(sockets=[listener])
-                server.end()
+                assert server.end()
 
         thread = threading.Thread(target=run, daemon=True)
         running = Running(listener.getsockname()[1], server, thread)
@@ -236,9 +236,12 @@ class Slow:
 
 
 @pytest.fixture
-def slow(shop: Shop) -> Slow:
+def slow(shop: Shop) -> Iterator[Slow]:
     shop.identity("slow")
-    return Slow()
+    made = Slow()
+    yield made
+    if made.runtime is not None:
+        made.runtime.go.release(100)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 from wherry.errors import InferenceError
 from wherry_serving.app import Options
 from wherry_serving.bodies import Limits
+from wherry_serving.dataplane import DataPlane
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
 
@@ -82,6 +83,17 @@ def test_a_failing_runtime_is_a_500_without_traceback(start, slow, clients):
     slow.runtime.problem = None
     slow.runtime.go.release()
     assert running.infer("slow", X)[0] == 200
+
+
+def test_what_nobody_thought_of_is_a_500_without_traceback(shop, start, monkeypatch, caplog):
+    shop.identity("same")
+    running = start()
+    monkeypatch.setattr(DataPlane, "server_metadata", lambda plane: 1 / 0)
+    status, reply, _ = running.ask("/v2")
+    assert status == 500
+    assert reply == {"error": "server: failed unexpectedly, its log says why"}
+    assert "ZeroDivisionError" in caplog.text
+    assert running.infer("same", X)[0] == 200
 
 
 def test_not_ready_while_loading(shop, start):
