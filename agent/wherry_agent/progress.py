@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from wherry.errors import Tampered, WherryError
-from wherry.messages import Problem
+from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.assignment import Marks, TrustedImage
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same
@@ -229,10 +229,18 @@ def _finished(entry: Entry, fact: StepFinished, now: datetime, limits: Limits) -
 
 def _succeeded(trial: Deployment, step: steps.Step, outcome: Done) -> Deployment:
     fetched = trial.total_bytes if isinstance(step, steps.Fetch) else trial.fetched_bytes
-    gates = outcome.gates or trial.gates
     return replace(
-        trial, finished=step.kind, gates=gates, retry_at=None, problem=None, fetched_bytes=fetched
+        trial, finished=step.kind, gates=_gates(trial, step, outcome.gates), retry_at=None, problem=None,
+        fetched_bytes=fetched,
     )  # fmt: skip
+
+
+def _gates(trial: Deployment, step: steps.Step, found: tuple[GateResult, ...]) -> tuple[GateResult, ...]:
+    """A probe's results stand; what a soak adds comes after them, its repeated questions only when one failed."""
+    if not isinstance(step, steps.Soak):
+        return found or trial.gates
+    kept = tuple(gate for gate in trial.gates if gate.kind != "soak")
+    return (*kept, *(gate for gate in found if gate.kind == "soak" or not gate.ok))
 
 
 def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
@@ -310,15 +318,17 @@ def _failed(
         at = now + limits.wait(attempts + 4) if refused else wait
         moved = _moved(trial, "refuse" if refused else "retry", now, attempts=attempts, retry_at=at, problem=problem)
         return _with(entry, replace(slot, deployment=moved))
-    return _with(entry, replace(slot, deployment=_failed_trial(trial, outcome, now, limits)))
+    return _with(entry, replace(slot, deployment=_failed_trial(trial, step, outcome, now, limits)))
 
 
-def _failed_trial(trial: Deployment, outcome: Failed, now: datetime, limits: Limits) -> Deployment:
+def _failed_trial(
+    trial: Deployment, step: steps.Step, outcome: Failed, now: datetime, limits: Limits
+) -> Deployment:  # fmt: skip
     unclear = trial.unclear + (outcome.blame == "unclear")
     blamed = outcome.blame == "release" or unclear >= limits.unclear_attempts
     return _moved(
         trial, "fail", now, verdict="reject" if blamed else "retry", problem=problem_of(outcome.error),
-        unclear=unclear, attempts=trial.attempts + 1, retry_at=None, gates=outcome.gates or trial.gates,
+        unclear=unclear, attempts=trial.attempts + 1, retry_at=None, gates=_gates(trial, step, outcome.gates),
     )  # fmt: skip
 
 

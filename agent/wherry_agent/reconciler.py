@@ -218,13 +218,14 @@ class Reconciler:
         self._verifying, self._waiting = True, None
         marks, trust, clock, put = self.entry.marks, self._world.trust, self._world.clock, self._world.put
         again = payload == self.entry.payload
+        serving = {slot.known_good.digest for slot in self.entry.slots.values() if slot.known_good}
 
         def job() -> None:
             try:
                 if again:
                     put(events.AssignmentVerified(payload, trust.stored(payload, marks, clock()), marks))
                 else:
-                    put(events.AssignmentVerified(payload, *trust.verify(payload, marks, clock())))
+                    put(events.AssignmentVerified(payload, *trust.verify(payload, marks, clock(), serving=serving)))
             except WherryError as error:
                 put(events.AssignmentRefused(payload, error))
             except Exception as error:
@@ -346,6 +347,7 @@ class Reconciler:
         """Deployments that must give way do, and wanted releases meet admission."""
         for slot, by in to_supersede(self._desired, self.entry):
             self._journal.apply(progress.Superseded(slot.slot, by), now)
+            self._record(now)  # its successor may take its place in this very turn
         for slot, image in to_admit(self._desired, self.entry, now, self._policy.limits):
             problem = self._admission(image)
             if problem is None:

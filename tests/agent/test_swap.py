@@ -1,0 +1,320 @@
+"""The whole agent on a pretended device: what operators would see."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from agent_fakes import Device, World
+
+from wherry.messages import Retry
+from wherry_agent.events import AssignmentReceived, CommandReceived
+
+
+def test_a_first_release_is_fetched_tried_and_served(device):
+    device.assign(1, main="1")
+    assert device.serves() == "1"
+    slot = device.state.slots[0]
+    assert (slot.port, slot.serving.version, slot.known_good.version) == (8500, "1", "1")
+    assert device.phases() == [
+        "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing", "pruning", "committed",
+    ]  # fmt: skip
+    assert [gate.kind for gate in slot.deployment.gates] == ["ready", "signature", "golden", "soak"]
+
+
+def test_a_swap_overlaps_and_keeps_the_old_release_for_rollback(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    assert device.serves() == "2"
+    assert device.world.violations == []
+    old = device.world.containers[device.name(device.catalogue["1"])]
+    assert (old.state, old.restart) == ("exited", "no")
+    assert device.state.slots[0].deployment.mode == "overlap"
+    device.assign(3, main="3")
+    assert device.name(device.catalogue["1"]) not in device.world.containers
+    assert device.catalogue["1"].digest not in device.world.images
+    assert device.catalogue["2"].digest in device.world.images
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("wrong", "golden gate: 1 of 1 golden cases answered wrongly"),
+        ("never_ready", "ready gate: not ready after"),
+        ("crash", "exited with code 1: these are my last words"),
+        ("other_signature", "input 'x' is FP32[-1, 3], released as FP32[-1, 2]"),
+        ("forged", "is not the one that the owner signed"),
+        ("refuses", "status 500: oops"),
+    ],
+)
+def test_a_bad_release_is_rejected_with_its_reason_and_the_old_one_never_stops(device, behaviour, words):
+    device.assign(1, main="1")
+    bad = device.release("4", behaviour)
+    device.assign(2, main="4")
+    device.tick(times=30)
+    slot = device.state.slots[0]
+    assert slot.deployment.phase == "rejected"
+    assert words in slot.deployment.problem.reason
+    assert slot.serving.version == slot.known_good.version == "1"
+    assert device.state.rejected == [bad.digest]
+    assert device.world.violations == []
+    assert device.name(bad) not in device.world.containers
+    assert bad.digest not in device.world.images
+    assert device.phases()[-2:] == ["rolling_back", "rejected"]
+
+
+def test_a_rejected_digest_is_tried_again_only_when_the_operator_says_so(device):
+    device.assign(1, main="1")
+    bad = device.release("4", "wrong")
+    device.assign(2, main="4")
+    attempts = len(device.server.records)
+    device.assign(3, main="4")
+    device.tick(600, times=5)
+    assert len(device.server.records) == attempts
+    assert device.state.slots[0].deployment.sequence == 3
+    device.put(CommandReceived(Retry(slot="main", digest=bad.digest)))
+    assert len(device.server.records) > attempts
+    assert device.state.slots[0].deployment.phase == "rejected"
+
+
+def test_without_memory_for_two_the_old_one_gives_way_and_comes_back_on_failure(device):
+    device.assign(1, main="1")
+    device.world.available_mb, device.world.hold_allowed = 50, True
+    device.assign(2, main="2")
+    assert device.serves() == "2"
+    assert device.state.slots[0].deployment.mode == "replace"
+    device.release("4", "wrong")
+    device.assign(3, main="4")
+    assert device.serves() == "2"
+    assert device.state.slots[0].deployment.phase == "rejected"
+    assert device.state.slots[0].deployment.mode == "replace"
+
+
+def test_a_dead_registry_is_tried_for_ever_with_growing_waits(device):
+    device.assign(1, main="1")
+    device.world.registry = "down"
+    device.assign(2, main="2")
+    device.tick(5, times=200)
+    deployment = device.state.slots[0].deployment
+    assert deployment.phase == "fetching"
+    assert "connection refused" in deployment.problem.reason
+    assert device.state.problem.code == "adapter.registry"
+    assert device.journal.entry.slots["main"].deployment.attempts < 12
+    device.world.registry = "good"
+    device.tick(700)
+    assert device.serves() == "2"
+    assert device.state.problem is None
+
+
+def test_bytes_that_were_not_signed_are_refused_and_tried_again_later(device):
+    device.assign(1, main="1")
+    device.world.registry = "tampered"
+    device.assign(2, main="2")
+    device.tick(5, times=10)
+    deployment = device.state.slots[0].deployment
+    assert (deployment.phase, deployment.problem.code) == ("refused", "trust.tampered")
+    assert device.serves() == "1"
+    device.world.registry = "good"
+    device.tick(700)
+    assert device.serves() == "2"
+
+
+def test_a_full_disk_refuses_with_numbers_and_goes_on_when_there_is_room(device):
+    device.world.disk_free = 1_000_000
+    device.assign(1, main="1")
+    deployment = device.state.slots[0].deployment
+    assert deployment.phase == "refused"
+    assert "needs 3.0 MB of disk (1.0 MB download, 2.0 MB unpacked)" in deployment.problem.reason
+    device.world.disk_free = 10**9
+    device.tick(700)
+    assert device.serves() == "1"
+    assert device.phases()[:2] == ["refused", "admitted"]
+
+
+def test_a_newer_wish_cancels_the_running_step_and_wins(device):
+    device.assign(1, main="1")
+    device.worker.held = True
+    device.assign(2, main="2")
+    assert device.worker.step.kind == "Fetch"
+    device.assign(3, main="3")
+    assert device.worker.cancel_asked
+    device.worker.held = False
+    device.worker.finish()
+    device.pump()
+    assert device.serves() == "3"
+    gone = [r.deployment for r in device.server.records if r.deployment.phase == "removed"]
+    assert "gave way to release vision 3" in gone[0].problem.reason
+    assert device.state.rejected == []
+
+
+def test_a_dead_known_good_comes_back_while_a_download_runs(device):
+    device.assign(1, main="1")
+    device.worker.held = True
+    device.assign(2, main="2")
+    name = device.name(device.catalogue["1"])
+    device.world.containers[name] = replace(device.world.containers[name], state="exited")
+    device.tick()
+    assert device.worker.cancel_asked
+    device.worker.held = False
+    device.worker.finish()
+    device.pump()
+    order = [what for what in device.world.history if "running" in what or "fetch" in what]
+    assert name in order[-3]
+    assert device.serves() == "2"
+
+
+def test_a_slot_that_is_no_longer_named_is_emptied(device):
+    device.assign(1, main="1", second="2")
+    assert device.serves("second") == "2"
+    assert device.journal.entry.slots["second"].port == 8501
+    device.world.hold_allowed = True
+    device.assign(2, main="1")
+    assert device.serves("main") == "1"
+    assert device.world.routes.keys() == {8500}
+    assert not [c for c in device.world.containers.values() if c.slot == "second"]
+    assert device.catalogue["2"].digest not in device.world.images
+    device.assign(3, main="1", second="3")
+    assert device.journal.entry.slots["second"].port == 8501
+
+
+def test_a_power_cut_brings_the_known_good_back_before_anything_else(device):
+    device.assign(1, main="1")
+    device.worker.held = True
+    device.assign(2, main="2")
+    port = device.world.containers[device.name(device.catalogue["1"])].port
+    device.world.power_cut()
+    history = len(device.world.history)
+    device.boot()
+    assert device.world.history[history] == f"routes {{8500: {port}}}"
+    assert device.serves() == "2"  # it went on with the deployment afterwards
+
+
+def test_offline_at_boot_it_serves_what_it_served(device):
+    device.assign(1, main="1")
+    device.world.power_cut()
+    name = device.name(device.catalogue["1"])
+    device.world.containers[name] = replace(device.world.containers[name], state="exited")
+    device.world.registry = "down"
+    device.boot()
+    assert device.serves() == "1"
+
+
+def test_a_lost_journal_is_rebuilt_from_labels_without_losing_service(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    (device.folder / "journal.db").write_bytes(b"\0" * 8192)
+    for suffix in ("-wal", "-shm"):
+        (device.folder / f"journal.db{suffix}").unlink(missing_ok=True)
+    history = len(device.world.history)
+    device.boot()
+    entry = device.journal.entry.slots["main"]
+    assert (entry.known_good.image.version, entry.previous.image.version) == ("2", "1")
+    assert device.world.history[history:] == []
+    assert "rebuilt from running containers" in device.state.problem.reason
+    device.assign(3, main="3")
+    assert device.serves() == "3"
+    assert device.world.violations == []
+
+
+def test_an_engine_that_is_down_is_reported_and_waited_for(device):
+    device.assign(1, main="1")
+    device.world.engine_down = True
+    device.assign(2, main="2")
+    device.tick(times=3)
+    assert device.state.problem.code == "adapter.engine"
+    device.world.engine_down = False
+    device.tick()
+    assert device.serves() == "2"
+    assert device.state.problem is None
+
+
+def test_a_foreign_container_with_our_name_is_never_touched(device):
+    image = device.catalogue["1"]
+    name = device.name(image)
+    device.world.foreign.add(name)
+    device.assign(1, main="1")
+    device.tick(times=5)
+    assert device.world.containers == {}
+    assert device.state.slots[0].deployment.phase in ("admitted", "rolling_back", "staging")
+    assert "was not made by this agent" in device.state.problem.reason
+
+
+def test_a_route_someone_removed_is_put_back(device):
+    device.assign(1, main="1")
+    device.world.routes.clear()
+    device.tick(31)
+    assert device.serves() == "1"
+
+
+def test_a_known_good_that_runs_but_does_not_answer_is_started_anew(device):
+    device.assign(1, main="1")
+    name = device.name(device.catalogue["1"])
+    device.world.behaviours[name] = "hung"
+    device.tick(times=8)
+    assert f"{{'state': 'exited', 'exit_code': 0}} {name}" in device.world.history
+    assert device.state.slots[0].healthy is False
+    device.world.behaviours[name] = "good"
+    device.tick(times=2)
+    assert device.state.slots[0].healthy
+
+
+def test_a_replayed_assignment_changes_nothing_and_is_reported(device):
+    device.assign(2, main="2")
+    device.assign(1, main="1")
+    assert device.serves() == "2"
+    assert device.state.problem.code == "trust.replayed"
+    device.put(AssignmentReceived(json.dumps({"sequence": 2, "slots": {"main": "2"}}).encode(), "https"))
+    assert device.state.problem is None
+
+
+def test_a_withdrawn_release_does_not_run_and_is_no_rollback_target(device):
+    device.assign(1, main="1")
+    device.world.hold_allowed = True
+    device.release("4", revoked=[device.catalogue["1"].digest])
+    device.assign(2, main="4")
+    assert device.serves() == "4"
+    assert device.name(device.catalogue["1"]) not in device.world.containers
+    assert device.journal.entry.slots["main"].previous is None
+
+
+def test_a_release_that_reboots_the_device_every_time_is_given_up(device):
+    device.assign(1, main="1")
+    device.hold_at = "Probe"
+    device.assign(2, main="2")
+    reboots = 0
+    while device.worker.step is not None:
+        assert reboots < 5
+        device.world.power_cut()
+        device.boot()
+        reboots += 1
+    assert reboots == 3
+    deployment = device.state.slots[0].deployment
+    assert deployment.phase == "rejected"
+    assert deployment.problem.reason == "the device rebooted 3 times during it"
+    assert device.serves() == "1"
+
+
+def test_reports_are_numbered_upwards_over_restarts(device):
+    device.assign(1, main="1")
+    before = device.state.number
+    device.boot()
+    assert device.state.number > before
+    assert device.state.stream == device.statuses[-1].stream
+
+
+def test_an_unchanged_state_is_not_reported_again_and_again(device):
+    device.assign(1, main="1")
+    device.tick(5)
+    count = len(device.server.reports)
+    device.tick(5, times=10)
+    assert len(device.server.reports) == count
+    device.tick(301)
+    assert len(device.server.reports) == count + 1
+
+
+def test_worlds_of_two_devices_share_nothing(tmp_path):
+    one = Device(tmp_path, World())
+    one.release("1")
+    one.assign(1, main="1")
+    assert one.serves() == "1"
