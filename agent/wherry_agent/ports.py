@@ -6,7 +6,7 @@ Adapters implement the Protocols and wrap every foreign exception into `wherry.e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -236,7 +236,14 @@ class Host(Protocol):
 class TrustPort(Protocol):
     """Verifies assignments (see `wherry_agent.trust`)."""
 
-    def verify(self, payload: bytes, marks: Marks, now: datetime, online: bool = True) -> tuple[Assignment, Marks]:
+    def verify(
+        self,
+        payload: bytes,
+        marks: Marks,
+        now: datetime,
+        online: bool = True,
+        serving: Collection[str] = (),
+    ) -> tuple[Assignment, Marks]:
         """Check everything; the caller persists the marks before acting.
 
         Raises:

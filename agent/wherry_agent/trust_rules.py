@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any
@@ -135,8 +135,17 @@ def check_assignment(received: Received, found: Verified, marks: Marks, device: 
     return Assignment(device, received.sequence, metadata.signed.expires, slots)
 
 
-def check_new(received: Received, assignment: Assignment, found: Verified, marks: Marks, reference: datetime) -> None:
+def check_new(
+    received: Received,
+    assignment: Assignment,
+    found: Verified,
+    marks: Marks,
+    reference: datetime,
+    serving: Collection[str] = (),
+) -> None:
     """Refuse an assignment that is not the newest word of the server, or that takes a slot back in time.
+
+    An image that serves here anyway (`serving`, digests) takes nothing back.
 
     Raises:
         Replayed: its sequence is not above the mark.
@@ -151,7 +160,7 @@ def check_new(received: Received, assignment: Assignment, found: Verified, marks
     for slot, image in assignment.slots.items():
         # A slot that has a mark of its own may keep its release while another slot moves ahead.
         mark = counters.get(_slot_key(slot, image), counters.get(_model_key(image), 0))
-        if image.image.counter < mark:
+        if image.image.counter < mark and image.digest not in serving:
             reason = f"has counter {image.image.counter}, slot {slot} has had {mark}"
             fix = "To go back on purpose, release the old digest again under a higher counter"
             raise RolledBack(_name(image), reason, fix)
@@ -202,7 +211,7 @@ def raise_accepted(assignment: Assignment, marks: Marks) -> Marks:
     """The marks after an assignment was accepted; slots that are no longer used lose their own mark."""
     counters = {key: value for key, value in marks.counters.items() if ":" not in key}
     for slot, image in assignment.slots.items():
-        counters[_slot_key(slot, image)] = image.image.counter
+        counters[_slot_key(slot, image)] = max(marks.counters.get(_slot_key(slot, image), 0), image.image.counter)
         counters[_model_key(image)] = max(counters.get(_model_key(image), 0), image.image.counter)
     return replace(marks, sequence=assignment.sequence, counters=counters)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -114,8 +114,10 @@ class Device:
         self.trust = Trust(self.folder, DEVICE, PROFILE, self.world.url, None)
         self.trust.install_root(self.world.files["1.root.json"])
 
-    def verify(self, payload: bytes, now: datetime | None = None, online: bool = True) -> Assignment:
-        assignment, self.marks = self.trust.verify(payload, self.marks, now or self.world.clock, online)
+    def verify(
+        self, payload: bytes, now: datetime | None = None, online: bool = True, serving: Collection[str] = ()
+    ) -> Assignment:
+        assignment, self.marks = self.trust.verify(payload, self.marks, now or self.world.clock, online, serving)
         return assignment
 
     def files(self) -> dict[str, bytes]:

@@ -236,6 +236,16 @@ def test_slot_that_stays_behind_is_no_rollback(world, device):
     device.verify(world.assign(4, {"main": new, "canary": new}))
 
 
+def test_told_to_keep_what_serves_after_a_newer_release_failed(world, device):
+    good, wrong = world.release(), world.release()
+    device.verify(world.assign(1, {"main": good}))
+    device.verify(world.assign(2, {"main": wrong}))
+    _refused(device, RolledBack, world.assign(3, {"main": good}))
+    device.verify(world.assign(3, {"main": good}), serving={good.digest})
+    assert device.marks.counters["main:vision/generic-amd64"] == 2
+    _refused(device, RolledBack, world.assign(4, {"main": good}))
+
+
 def test_older_timestamp(world, device):
     image = world.release()
     old = world.served["timestamp.json"]
