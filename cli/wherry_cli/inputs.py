@@ -13,6 +13,9 @@ M = TypeVar("M", bound=BaseModel)
 _PATTERN_FIX = {
     "device": "Use lower-case letters, digits and hyphens, at most 64",
     "profile": "See `wherry profile list`",
+    "profiles": "See `wherry profile list`",
+    "name": "Use lower-case letters, digits, dots, hyphens and underscores, at most 64",
+    "version": "Use letters, digits, dots, hyphens and underscores, at most 64",
 }
 
 

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.errors import InputError
 from wherry.identity import ModelName, ModelVersion, ProfileName
-from wherry.release import Stage
+from wherry.release import DecimalText, Precision, Runtime, Stage
 from wherry_cli.inputs import checked
 from wherry_cli.output import Json, Output, table
 from wherry_cli.settings import Home, find_home, read_config
 from wherry_cli.words import size
 
 if TYPE_CHECKING:
+    from wherry_cli.packaging.command import PackageOrder
     from wherry_cli.packaging.package_file import PackageFile
 
 ModelPath = Annotated[
@@ -48,10 +49,55 @@ FromImage = Annotated[
 OutputFolder = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="Where package.json and golden.json are written.")
 ]
+_FINE = "Fine tuning"
+NoGolden = Annotated[
+    bool,
+    typer.Option("--no-golden", metavar="", help="No golden cases: nothing proves the answers.", rich_help_panel=_FINE),
+]
+RuntimeName = Annotated[
+    Runtime | None, typer.Option("--runtime", help="Model runtime; default: by the file.", rich_help_panel=_FINE)
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="Execution provider; default: the profile's first that fits.",
+        rich_help_panel=_FINE,
+    ),
+]
+PrecisionName = Annotated[
+    Precision | None, typer.Option("--precision", help="Precision class; default: by the file.", rich_help_panel=_FINE)
+]
+BaseName = Annotated[
+    str | None,
+    typer.Option("--base", metavar="debian|REF", help="Other base than the profile's.", rich_help_panel=_FINE),
+]
+Memory = Annotated[
+    int | None, typer.Option("--memory", metavar="MIB", help="Memory limit of the container.", rich_help_panel=_FINE)
+]
+Cpus = Annotated[
+    str, typer.Option("--cpus", metavar="NUMBER", help="CPU limit of the container, 0 for none.", rich_help_panel=_FINE)
+]
+StartSeconds = Annotated[
+    int | None,
+    typer.Option(
+        "--start-seconds", metavar="SECONDS", help="Time the container may take to become ready.", rich_help_panel=_FINE
+    ),
+]
+HealthPath = Annotated[
+    str | None,
+    typer.Option(
+        "--health-path",
+        metavar="PATH",
+        help="For images that speak no inference protocol: what must answer 200.",
+        rich_help_panel=_FINE,
+    ),
+]
 
 
 class PackageRequest(BaseModel):
-    """What the command line asks packaging for."""
+    """What the command line asks packaging for; the names are those of the options."""
 
     name: ModelName
     version: ModelVersion
@@ -59,14 +105,43 @@ class PackageRequest(BaseModel):
     model: Path | None = None
     registry: str | None = None
     golden: Path | None = None
+    no_golden: bool = False
     shapes: list[str] = []
     stage: Stage = "prod"
     from_image: str | None = None
     output: Path | None = None
+    runtime: Runtime | None = None
+    provider: str | None = None
+    precision: Precision | None = None
+    base: str | None = None
+    memory_mb: Annotated[int, Field(ge=16)] | None = None
+    cpus: DecimalText = "0"
+    start_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    health_path: str | None = None
 
     def folder(self, home: Home) -> Path:
         """Where package.json goes: when nobody says, beside the keys and out of the way of the user's files."""
         return self.output or home.packages / f"{self.name}-{self.version}"
+
+    def to_order(self, home: Home) -> PackageOrder:
+        """The same as packaging wants it.
+
+        Raises:
+            InputError: a shape is not readable.
+        """
+        from wherry_cli.packaging.command import PackageOrder, parse_shapes
+        from wherry_cli.packaging.release import ReleaseOptions
+
+        release = ReleaseOptions(
+            stage=self.stage, memory_mb=self.memory_mb, cpus=self.cpus,
+            start_seconds=self.start_seconds, health_path=self.health_path,
+        )  # fmt: skip
+        return PackageOrder(
+            name=self.name, version=self.version, profiles=tuple(self.profiles), model=self.model,
+            from_image=self.from_image, registry=self.registry, output=self.folder(home), golden=self.golden,
+            no_golden=self.no_golden, shapes=parse_shapes(self.shapes), runtime=self.runtime, provider=self.provider,
+            precision=self.precision, base=self.base, release=release,
+        )  # fmt: skip
 
 
 def read_request(**values: Any) -> PackageRequest:
@@ -75,7 +150,7 @@ def read_request(**values: Any) -> PackageRequest:
     Raises:
         InputError: a value is not usable, or neither or both of a model file and --from-image are given.
     """
-    request = checked(PackageRequest, **values)
+    request = checked(PackageRequest, **{name: value for name, value in values.items() if value is not None})
     if request.model and request.from_image:
         raise InputError("a model file and --from-image", "are both given", "Give one of them")
     if not request.model and not request.from_image:
@@ -90,18 +165,29 @@ def package_model(
     profile: Profiles,
     model: ModelPath = None,
     registry: Registry = None,
+    output: OutputFolder = None,
     golden: Golden = None,
     shape: Shapes = None,
     stage: StageName = "prod",
     from_image: FromImage = None,
-    output: OutputFolder = None,
+    no_golden: NoGolden = False,
+    runtime: RuntimeName = None,
+    provider: Provider = None,
+    precision: PrecisionName = None,
+    base: BaseName = None,
+    memory: Memory = None,
+    cpus: Cpus = "0",
+    start_seconds: StartSeconds = None,
+    health_path: HealthPath = None,
     as_json: Json = False,
 ) -> None:
     """Make images for device profiles out of a model file: no Dockerfile, no Docker, no code."""
     out = Output(as_json)
     request = read_request(
-        name=name, version=version, profiles=profile, model=model, registry=registry, golden=golden,
-        shapes=shape or [], stage=stage, from_image=from_image, output=output,
+        name=name, version=version, profiles=profile, model=model, registry=registry, golden=golden, shapes=shape,
+        stage=stage, from_image=from_image, output=output, no_golden=no_golden, runtime=runtime, provider=provider,
+        precision=precision, base=base, memory_mb=memory, cpus=cpus, start_seconds=start_seconds,
+        health_path=health_path,
     )  # fmt: skip
     made, folder = make_package(request, out)
     result = {"file": str(folder / "package.json"), **made.model_dump(mode="json", by_alias=True)}
@@ -117,10 +203,10 @@ def make_package(request: PackageRequest, out: Output) -> tuple[PackageFile, Pat
     from wherry_cli.packaging.command import package  # model runtimes load slowly, most commands do without
     from wherry_cli.progress_view import ProgressView
 
-    folder = request.folder(find_home())
+    home = find_home()
     with ProgressView(out) as view:
-        made = package(report=view.report)
-    return made, folder
+        made = package(request.to_order(home), view.report)
+    return made, request.folder(home)
 
 
 def package_page(made: PackageFile, folder: Path) -> RenderableType:
@@ -128,7 +214,8 @@ def package_page(made: PackageFile, folder: Path) -> RenderableType:
     cells = []
     for image in made.images:
         layers = " + ".join(f"{layer.kind} {size(layer.size)}" for layer in image.layers)
-        where = f"{image.repository}@{image.digest}" if image.repository else f"saved only, {image.digest}"
+        short = image.digest[:19] + "…"
+        where = f"{image.repository}@{short}" if image.repository else f"{short} in {folder / image.profile}"
         cells.append((Text(image.profile, style="bold"), size(image.download_bytes), layers, where))
     head = Text.assemble(("Packaged ", "green"), (f"{made.model} {made.version}", "bold green"), f" in {folder}")
     hint = Text(f"Next: wherry release publish {folder}", style="dim")

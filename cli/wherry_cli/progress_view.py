@@ -22,6 +22,7 @@ class ProgressView:
         self._out = out
         self._tasks: dict[str, TaskID] = {}
         self._told: set[tuple[str, str]] = set()
+        self._ended: set[str] = set()
         self._bars: Progress | None = None
         if out.errors.is_terminal and not out.as_json:
             columns = (
@@ -49,9 +50,17 @@ class ProgressView:
         """Take in one report of a step."""
         if self._bars:
             self._draw(self._bars, step)
-        elif (step.note or is_finished(step)) and (step.stage, step.note) not in self._told:
-            self._told.add((step.stage, step.note))
-            self._out.note(line_text(step))
+        elif step.stage not in self._ended:
+            self._tell(step)
+
+    def _tell(self, step: Step) -> None:
+        """A line for each new note, and one for the end."""
+        if is_finished(step):
+            self._ended.add(step.stage)
+        elif not step.note or (step.stage, step.note) in self._told:
+            return
+        self._told.add((step.stage, step.note))
+        self._out.note(line_text(step))
 
     def _draw(self, bars: Progress, step: Step) -> None:
         if step.stage not in self._tasks:

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView
+from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView, Selector
 from wherry.errors import InputError
+from wherry_cli.client import ServerClient
 from wherry_cli.follow import Timeout, Watch, follow, now_utc
 from wherry_cli.inputs import checked
 from wherry_cli.output import Json, Output
 from wherry_cli.package import (
+    BaseName,
+    Cpus,
     FromImage,
     Golden,
+    HealthPath,
+    Memory,
     ModelPath,
     Name,
+    NoGolden,
     OutputFolder,
+    PrecisionName,
     Profiles,
+    Provider,
     Registry,
+    RuntimeName,
     Shapes,
     StageName,
+    StartSeconds,
     Version,
     make_package,
     read_request,
-)
+)  # fmt: skip
 from wherry_cli.release import published_page
 from wherry_cli.rollout import Slot, To, started_page
-from wherry_cli.selectors import parse_selector
+from wherry_cli.selectors import parse_selector, selector_text, selects, uncovered
 from wherry_cli.session import connected
 from wherry_cli.settings import find_home
 
@@ -40,18 +50,29 @@ def push(
     watching: Watch = False,
     timeout: Timeout = None,
     registry: Registry = None,
+    output: OutputFolder = None,
     golden: Golden = None,
     shape: Shapes = None,
     stage: StageName = "prod",
     from_image: FromImage = None,
-    output: OutputFolder = None,
+    no_golden: NoGolden = False,
+    runtime: RuntimeName = None,
+    provider: Provider = None,
+    precision: PrecisionName = None,
+    base: BaseName = None,
+    memory: Memory = None,
+    cpus: Cpus = "0",
+    start_seconds: StartSeconds = None,
+    health_path: HealthPath = None,
     as_json: Json = False,
 ) -> None:
     """Bring a model to devices in one go: package, push, sign, publish, roll out."""
     out = Output(as_json)
     request = read_request(
-        name=name, version=version, profiles=profile, model=model, registry=registry, golden=golden,
-        shapes=shape or [], stage=stage, from_image=from_image, output=output,
+        name=name, version=version, profiles=profile, model=model, registry=registry, golden=golden, shapes=shape,
+        stage=stage, from_image=from_image, output=output, no_golden=no_golden, runtime=runtime, provider=provider,
+        precision=precision, base=base, memory_mb=memory, cpus=cpus, start_seconds=start_seconds,
+        health_path=health_path,
     )  # fmt: skip
     rollout = checked(RolloutRequest, model=name, version=version, slot=slot, selector=parse_selector(to))
     if not request.registry:
@@ -61,6 +82,7 @@ def push(
     with connected() as client:
         owner = Owner(find_home(), client, out.note)
         owner.check()
+        _check_devices(client, rollout.selector, request.profiles, out)
         made, folder = make_package(request, out)
         published = owner.publish(made, now_utc())
         if not out.as_json:
@@ -74,3 +96,18 @@ def push(
             follow(client, view, out, timeout, result)
         else:
             out.result(result(view), lambda: started_page(view))
+
+
+def _check_devices(client: ServerClient, selector: Selector, profiles: list[str], out: Output) -> None:
+    """Say before the long work that nobody, or not everybody, would get the release.
+
+    Raises:
+        InputError: no device is selected.
+    """
+    chosen = [device for device in client.devices() if selects(selector, device)]
+    if not chosen:
+        what = f"--to {selector_text(selector)}"
+        raise InputError(what, "selects no device", "See `wherry device list`; enrol one with `wherry device token`")
+    missing = uncovered(chosen, profiles)
+    if missing:
+        out.note(f"Warning: selected but not packaged for: {'; '.join(missing)}.")

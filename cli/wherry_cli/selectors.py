@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from wherry.api import Selector
+from wherry.api import DeviceView, Selector
 from wherry.errors import InputError
 from wherry_cli.words import labels_text, parse_pairs
 
@@ -53,3 +53,24 @@ def selector_text(selector: Selector) -> str:
     if selector.labels:
         parts.append("label " + labels_text(selector.labels))
     return ", ".join(parts) or "no device"
+
+
+def selects(selector: Selector, device: DeviceView) -> bool:
+    """Whether the server would choose this device; it has the last word."""
+    if device.revoked or (selector.ids and device.id not in selector.ids):
+        return False
+    if selector.profiles and device.profile not in selector.profiles:
+        return False
+    return all(device.labels.get(name) == value for name, value in selector.labels.items())
+
+
+def uncovered(devices: list[DeviceView], profiles: list[str]) -> list[str]:
+    """Which chosen devices would get no image, as lines; those of the profiles in hand are left out."""
+    found: dict[str, list[str]] = {}
+    for device in devices:
+        if device.profile not in profiles:
+            found.setdefault(device.profile, []).append(device.id)
+    return [
+        f"{len(names)} of profile {profile} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for profile, names in sorted(found.items())
+    ]

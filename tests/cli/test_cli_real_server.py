@@ -1,9 +1,8 @@
-"""The operator's tool against the real `wherry-server`, as programs: what one sends, the other takes."""
+"""The operator's tool against the real `wherry-server`, a program of its own: what one sends, the other takes."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -61,13 +60,11 @@ def _answers(url: str, ca: Path) -> bool:
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(wherry):
     def run(*args, code=0):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("WHERRY_")}
-        env["WHERRY_HOME"] = str(tmp_path / "home")
-        done = subprocess.run([BIN / "wherry", *map(str, args), "--json"], env=env, capture_output=True, text=True)
-        assert done.returncode == code, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        answer = wherry(*args, "--json")
+        assert answer.code == code, answer.out + answer.err
+        return answer.json
 
     return run
 
@@ -95,7 +92,6 @@ def package(version: str) -> str:
     return json.dumps({"schema": 1, "model": "vision", "version": version, "images": [image]})
 
 
-@pytest.mark.slow
 def test_an_operators_day(real, run, tmp_path):
     data, url = real
     ca = data / "pki" / "ca.crt"
