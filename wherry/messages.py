@@ -268,8 +268,9 @@ def _parse(adapter: TypeAdapter[Any], payload: bytes, name: str) -> Any:
     data = load_json(payload, name)
     if not isinstance(data, dict):
         raise MalformedMessage(name, "is not a JSON object")
-    if data.get("schema") != MESSAGE_SCHEMA:
-        raise UnsupportedSchema(name, f"has schema version {data.get('schema')!r}, this program knows {MESSAGE_SCHEMA}")
+    schema = data.get("schema")
+    if schema != MESSAGE_SCHEMA or isinstance(schema, bool):
+        raise UnsupportedSchema(name, f"has schema version {schema!r}, this program knows {MESSAGE_SCHEMA}")
     try:
         return adapter.validate_python(data)
     except ValidationError as error:

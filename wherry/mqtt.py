@@ -17,7 +17,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -26,8 +25,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from wherry.broker import BrokerSettings, reconnect_delay, tls_context
 from wherry.errors import LinkError, MalformedMessage
 from wherry.topics import Topic
+
+__all__ = ["MAX_PACKET_BYTES", "MAX_PAYLOAD_BYTES", "BrokerSettings", "MqttClient", "reconnect_delay"]
 
 MAX_PACKET_BYTES = 262_144
 MAX_PAYLOAD_BYTES = MAX_PACKET_BYTES - 1024
@@ -35,67 +37,6 @@ MAX_PAYLOAD_BYTES = MAX_PACKET_BYTES - 1024
 _STABLE_SECONDS = 30.0
 _FAREWELL_SECONDS = 2.0
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerSettings:
-    """How to reach the broker, and every limit of the channel.
-
-    Attributes:
-        ca_file, certificate_file, key_file: PEM paths; read anew for each connection.
-        keepalive: seconds without traffic after which each side tests the other.
-        session_expiry: seconds the broker keeps the session of an absent client.
-        connect_timeout: seconds for TCP, for the handshake and for the CONNACK, each.
-        reconnect_min, reconnect_max: bounds of the delay, which doubles and is jittered.
-        queue: messages given to `publish` that the broker has not acknowledged yet.
-    """
-
-    host: str
-    port: int
-    client_id: str
-    ca_file: str
-    certificate_file: str
-    key_file: str
-    keepalive: int = 60
-    session_expiry: int = 7 * 86_400
-    connect_timeout: float = 15.0
-    reconnect_min: float = 1.0
-    reconnect_max: float = 60.0
-    queue: int = 200
-    receive_maximum: int = 20
-
-
-def reconnect_delay(settings: BrokerSettings, failures: int, fraction: float) -> float:
-    """Seconds before the next attempt: doubled per failure, then jittered over its upper half.
-
-    Args:
-        settings: holds the bounds.
-        failures: attempts in a row that did not give a stable connection, from 1.
-        fraction: a random number of [0, 1), so that a fleet does not come back in one instant.
-    """
-    ceiling = min(settings.reconnect_max, settings.reconnect_min * 2.0 ** min(failures - 1, 16))
-    return ceiling * (0.5 + 0.5 * fraction)
-
-
-class _TlsSocket(ssl.SSLSocket):
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()  # paho forgets a socket whose handshake failed
-            raise
-
-
-def _tls_context(settings: BrokerSettings, name: str) -> ssl.SSLContext:
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.sslsocket_class = _TlsSocket
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_verify_locations(settings.ca_file)
-        context.load_cert_chain(settings.certificate_file, settings.key_file)
-    except (OSError, ValueError) as error:
-        raise LinkError(name, f"its certificate files cannot be used ({error})", "Enrol the device again") from error
-    return context
 
 
 class _Session:
@@ -122,7 +63,7 @@ class _Session:
         client.suppress_exceptions = True
         client.connect_timeout = self._settings.connect_timeout
         client.max_queued_messages_set(self._settings.queue)
-        client.tls_set_context(_tls_context(self._settings, self.name))
+        client.tls_set_context(tls_context(self._settings, self.name))
         if self._will is not None:
             topic, payload = self._will
             client.will_set(str(topic), payload, qos=1, retain=topic.kind.retained)
@@ -213,9 +154,9 @@ class _Session:
         self, _c: Client, _u: object, flags: DisconnectFlags, reason: ReasonCode, _p: Properties | None
     ) -> None:
         if self.ended is None:
-            who = "it ended the connection" if flags.is_disconnect_packet_from_server else "the connection ended"
-            early = "" if self.accepted else " before it was accepted; is this client's certificate valid"
-            self.ended = f"{who}{early} ({reason})"
+            told = flags.is_disconnect_packet_from_server
+            what = f"it ended the connection ({reason})" if told else "the connection was lost"
+            self.ended = what if self.accepted else f"{what} before it was accepted; is this client's certificate valid"
 
 
 class MqttClient:

@@ -288,6 +288,7 @@ class Spool:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA wal_autocheckpoint=256")
         self._db.execute(f"PRAGMA journal_size_limit={2**20}")
+        self._db.execute("PRAGMA cache_size=-512")
         self._db.execute("PRAGMA synchronous=FULL")
         if existed and self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise _corrupt("its pages do not fit together")

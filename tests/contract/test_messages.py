@@ -93,7 +93,7 @@ def test_fields_of_a_newer_sender_are_tolerated():
     assert parse_up(json.dumps(data).encode()) == UP[2]
 
 
-@pytest.mark.parametrize("schema", [0, 2, "1", None, [], {}])
+@pytest.mark.parametrize("schema", [0, 2, True, "1", None, [], {}])
 def test_another_schema_is_refused_and_named(schema):
     data = json.loads(PollNow().to_bytes()) | {"schema": schema}
     with pytest.raises(UnsupportedSchema, match="this program knows 1"):

@@ -180,8 +180,8 @@ CONNACK = bytes.fromhex("2003000000")
         pytest.param(b"", "does not answer as an MQTT broker", id="silence"),
         pytest.param(b"HTTP/1.0 400 no\r\n\r\n", "does not answer as an MQTT broker", id="another protocol"),
         pytest.param(CONNACK + b"\x30\xff\xff\xff\x7f" + b"x" * 9000, "268435455 bytes", id="endless packet"),
-        pytest.param(CONNACK + b"\x30\x03\x00\xff\x00", "connection", id="topic cut off"),
-        pytest.param(CONNACK + b"\xd0\x80\x80\x80\x80\x01", "ended", id="length of five bytes"),
+        pytest.param(CONNACK + b"\x30\x03\x00\xff\x00", "lost", id="topic cut off"),
+        pytest.param(CONNACK + b"\xd0\x80\x80\x80\x80\x01", "lost", id="length of five bytes"),
     ],
 )
 def test_hostile_answers_end_one_connection_and_never_the_loop(impostor, peer, wait_until, answer, words):
