@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from wherry.errors import AdmissionError, MalformedMessage, WherryError
 from wherry_serving.codings import ACCEPTED, TooLarge, decompress
@@ -45,6 +44,34 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
+class Hold:
+    """What one request holds of the bytes that all requests together may hold."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bodies.inflight -= self._size
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        """Hold `size` bytes more. A request that is alone is never refused: it is bounded by itself.
+
+        Raises:
+            AdmissionError: all requests together would hold too much.
+        """
+        bodies = self._bodies
+        others = bodies.inflight - self._size
+        if others and bodies.inflight + size > bodies.limits.inflight_bytes:
+            raise AdmissionError("request body", "does not fit beside the others now", "Send it again later")
+        bodies.inflight += size
+        self._size += size
+
+
 class Bodies:
     """Reads bodies within the limits.
 
@@ -54,85 +81,62 @@ class Bodies:
     """
 
     def __init__(self, limits: Limits, executor: Executor) -> None:
-        self._limits = limits
+        self.limits = limits
+        self.inflight = 0
         self._executor = executor
-        self._inflight = 0
 
-    @contextmanager
-    def reserved(self, size: int) -> Iterator[None]:
-        """Count `size` bytes as held while the context lasts.
-
-        Raises:
-            AdmissionError: all requests together would hold too much.
-        """
-        if self._inflight and self._inflight + size > self._limits.inflight_bytes:
-            raise AdmissionError("request body", "does not fit beside the others now", "Send it again later")
-        self._inflight += size
-        try:
-            yield
-        finally:
-            self._inflight -= size
-
-    def expected_size(self, headers: Mapping[bytes, bytes]) -> int:
-        """How much to reserve for a request: what it says, or the most it may be.
-
-        Raises:
-            BodyRefused: it says more than a body may have.
-        """
-        coding, length = headers.get(b"content-encoding"), headers.get(b"content-length")
-        size = int(length) if length is not None and length.isdigit() else self._limits.body_bytes
-        if size > self._limits.body_bytes:
-            raise self._too_large()
-        return self._limits.body_bytes if coding else size
-
-    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive, hold: Hold) -> bytes:
         """The body, unpacked.
 
         Raises:
             BodyRefused: too large, too slow, or of a coding that is not known.
+            AdmissionError: there is no room for it beside the others.
             MalformedMessage: not of the coding that its header says.
             ClientGone: the client left.
         """
         coding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
         if coding and coding not in (*ACCEPTED, "identity"):
             raise BodyRefused(415, f"has Content-Encoding {coding[:40]!r}, expected {' or '.join(ACCEPTED)}")
-        body = await self._receive_all(receive)
+        length = headers.get(b"content-length", b"")
+        if length.isdigit():  # HTTP parsers let no body be longer than it says
+            self._check(int(length))
+            hold.take(int(length))
+        body = await self._receive_all(receive, hold, counted=length.isdigit())
         if coding not in ACCEPTED:
             return body
-        loop, limit = asyncio.get_running_loop(), self._limits.body_bytes
+        loop, limit = asyncio.get_running_loop(), self.limits.body_bytes
         try:
-            return await loop.run_in_executor(self._executor, decompress, body, coding, limit)
+            body = await loop.run_in_executor(self._executor, decompress, body, coding, limit)
         except TooLarge as error:
             raise self._too_large() from error
-
-    async def _receive_all(self, receive: Receive) -> bytes:
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            return self._checked(message["body"])  # the common case, without a timer
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                while True:
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self._limits.body_bytes:
-                        raise self._too_large()
-                    if not message.get("more_body"):
-                        return b"".join(parts)
-                    message = await receive()
-        except TimeoutError as error:
-            raise BodyRefused(408, f"is not complete after {self._limits.body_seconds:g} s") from error
-
-    def _checked(self, body: bytes) -> bytes:
-        if len(body) > self._limits.body_bytes:
-            raise self._too_large()
+        hold.take(len(body))
         return body
 
+    async def _receive_all(self, receive: Receive, hold: Hold, counted: bool) -> bytes:
+        parts: list[bytes] = []
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    size += len(part)
+                    self._check(size)
+                    if not counted:
+                        hold.take(len(part))
+                    parts.append(part)
+        except TimeoutError as error:
+            raise BodyRefused(408, f"is not complete after {self.limits.body_seconds:g} s") from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _check(self, size: int) -> None:
+        if size > self.limits.body_bytes:
+            raise self._too_large()
+
     def _too_large(self) -> BodyRefused:
-        return BodyRefused(413, f"is larger than {self._limits.body_bytes} bytes, the most that is accepted")
+        return BodyRefused(413, f"is larger than {self.limits.body_bytes} bytes, the most that is accepted")
 
 
 def header_length(headers: Mapping[bytes, bytes]) -> int | None:

@@ -16,7 +16,7 @@ import orjson
 from wherry.errors import AdmissionError, ContractError, InputError, NotFound, WherryError
 from wherry.tensors import HEADER_LENGTH
 from wherry_serving import metrics
-from wherry_serving.bodies import Bodies, BodyRefused, ClientGone, Limits, Receive, header_length
+from wherry_serving.bodies import Bodies, BodyRefused, ClientGone, Hold, Limits, Receive, header_length
 from wherry_serving.codings import COMPRESS_FROM, choose, compress
 from wherry_serving.dataplane import DataPlane, Inference
 from wherry_serving.models import Model
@@ -106,7 +106,8 @@ class HttpApp:
             return await self._infer(_model_path(path[2:-1]), method, dict(scope["headers"]), receive)
         if path == ["v2", "repository", "index"]:
             _allow(method, "POST")
-            body = await self._bodies.read(dict(scope["headers"]), receive)
+            with Hold(self._bodies) as hold:
+                body = await self._bodies.read(dict(scope["headers"]), receive, hold)
             return _json(self._plane.index(_ready_only(body)))
         _allow(method, *_READS)
         return self._read(path)
@@ -152,10 +153,9 @@ class HttpApp:
         _allow(method, "POST")
         model = self._plane.model(*path)
         try:
-            with self._bodies.reserved(self._bodies.expected_size(headers)):
-                inference = Inference(
-                    await self._bodies.read(headers, receive), header_length(headers), time.perf_counter_ns()
-                )
+            with Hold(self._bodies) as hold:
+                body = await self._bodies.read(headers, receive, hold)
+                inference = Inference(body, header_length(headers), time.perf_counter_ns())
                 return await self._run(model, inference, headers)
         except (BodyRefused, AdmissionError):  # the data plane counts those that reach it
             model.stats.failed()
