@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wherry.errors import WherryError
+from wherry_cli.words import clause
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print the result as JSON on standard output.")]
 """The option that every command has."""
@@ -85,21 +86,13 @@ def error_text(error: WherryError) -> Text:
     """The three lines of an error."""
     return Text.assemble(
         ("Error: ", "bold red"),
-        (_sentence(f"{error.thing} {error.reason}" if _flows(error.reason) else f"{error.thing}: {error.reason}")),
+        _sentence(clause(error.thing, error.reason)),
         "\n",
         ("  Next: ", "bold"),
         _sentence(error.fix),
         "\n",
         (f"  Code: {error.code} (wherry explain {error.code})", "dim"),
     )
-
-
-def _flows(reason: str) -> bool:
-    """Whether thing and reason read as one sentence ("server X" + "cannot be reached")."""
-    return reason.split(" ", 1)[0] in {
-        "is", "has", "was", "cannot", "does", "did", "holds", "shows", "answered", "names", "needs", "calls", "belongs",
-        "are", "have", "were", "expired", "failed", "selects", "differs", "asks", "stands",
-    }  # fmt: skip
 
 
 def _sentence(text: str) -> str:

@@ -9,7 +9,7 @@ from datetime import datetime
 from wherry.api import RolloutTargetView, RolloutView
 from wherry.messages import DeploymentReport, GateResult, Problem
 from wherry_cli.selectors import selector_text
-from wherry_cli.words import duration, size
+from wherry_cli.words import clause, duration, size
 
 FINAL_TARGETS = frozenset({"committed", "rejected", "refused", "misfit", "superseded"})
 FAILED_TARGETS = frozenset({"rejected", "refused", "misfit"})
@@ -95,7 +95,7 @@ def _reason(target: RolloutTargetView) -> str:
 
 def problem_text(problem: Problem) -> str:
     """A problem in one line."""
-    return f"{problem.thing}: {problem.reason}. {problem.fix}."
+    return f"{clause(problem.thing, problem.reason)}. {problem.fix}."
 
 
 def title(view: RolloutView) -> str:

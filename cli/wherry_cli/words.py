@@ -9,6 +9,12 @@ from wherry.errors import InputError
 from wherry.messages import ReleaseRef
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_VERBS = frozenset(
+    {
+        "is", "has", "was", "cannot", "does", "did", "holds", "shows", "answered", "names", "needs", "calls",
+        "belongs", "are", "have", "were", "expired", "failed", "selects", "differs", "asks", "stands",
+    }
+)  # fmt: skip
 _SPAN = re.compile(r"(?P<count>[0-9]{1,6})(?P<unit>[smhd])")
 
 
@@ -54,6 +60,11 @@ def latency(microseconds: int | None) -> str:
 def share(used: int, total: int) -> str:
     """Used of total: `61 % of 8.0 GB`."""
     return f"{100 * used / total:.0f} % of {size(total)}" if total else "-"
+
+
+def clause(thing: str, reason: str) -> str:
+    """An error's thing and reason: `server X cannot be reached`, `vision 2: golden gate` where that is no sentence."""
+    return f"{thing} {reason}" if reason.partition(" ")[0] in _VERBS else f"{thing}: {reason}"
 
 
 def release_name(release: ReleaseRef | None) -> str:

@@ -183,7 +183,8 @@ class Api:
         view: RolloutView = self.rollout(number)
         if view.state == "completed" and action == "pause":
             raise Conflict(f"rollout {number}", "is completed")
-        view.state = {"start": "running", "pause": "paused", "abort": "aborted", "retry": "running"}[action]
+        states: Any = {"start": "running", "pause": "paused", "abort": "aborted", "retry": "running"}
+        view.state = states[action]
         return view
 
 
@@ -298,7 +299,7 @@ def server(certificates) -> Iterator[State]:
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
+def home(tmp_path: Path, monkeypatch) -> Path:
     for name in ("SERVER", "TOKEN", "CA_FILE", "REGISTRY", "DEBUG", "KEY_PASSPHRASE"):
         monkeypatch.delenv(f"WHERRY_{name}", raising=False)
     folder = tmp_path / "home"
@@ -322,7 +323,7 @@ def wherry(home) -> Callable[..., Answer]:
 
 
 @pytest.fixture
-def operator(wherry, server, tmp_path) -> Callable[..., Answer]:
+def operator(wherry: Callable[..., Answer], server, tmp_path) -> Callable[..., Answer]:
     """`wherry`, logged in to the fake server."""
     ca = tmp_path / "ca.pem"
     ca.write_bytes(server.ca_pem)

@@ -28,7 +28,7 @@ def fleet(server, make):
 def test_device_list_walks_all_pages(operator, fleet):
     answer = operator("device", "list")
     assert [line.split()[0] for line in answer.out.splitlines()[1:6]] == [f"edge-{n}" for n in range(1, 6)]
-    assert "!  edge-2  assignment: expired. Check the clock." in answer.out
+    assert "!  edge-2  assignment expired. Check the clock." in answer.out
     assert "main: vision 1" in answer.out
     assert "never seen" in answer.out
     found = operator("device", "list", "--json").json["items"]

@@ -59,7 +59,7 @@ def test_each_device_is_one_row(make, mixed):
     assert (shown["edge-3"].state, shown["edge-3"].download) == ("fetching", "1.2 MB of 3.4 MB (35 %)")
     assert shown["edge-3"].elapsed == "1 min 15 s"
     assert (shown["edge-4"].state, shown["edge-4"].elapsed) == ("pending", "")
-    assert shown["nano-1"].reason == "vision 2: has no image for profile jetson-nano. Package it."
+    assert shown["nano-1"].reason == "vision 2 has no image for profile jetson-nano. Package it."
 
 
 def test_a_clock_behind_shows_no_negative_time(make, mixed):
@@ -152,7 +152,7 @@ edge-3  fetching   1.2 MB of 3.4 MB (35 %)                    1 min 15 s
 edge-4  pending
 nano-1  misfit
   !  edge-2  vision 2: the golden gate refused it. Correct the model.
-  !  nano-1  vision 2: has no image for profile jetson-nano. Package it.
+  !  nano-1  vision 2 has no image for profile jetson-nano. Package it.
 
 running: 1 of 5 devices committed, 1 running, 1 pending, 1 rejected, 1 misfit
 """
