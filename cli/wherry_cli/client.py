@@ -1,4 +1,4 @@
-"""The server's HTTP API for operators: the only importer of httpx in this tool besides packaging."""
+"""The server's HTTP API for operators; no exception of httpx leaves this module."""
 
 from __future__ import annotations
 
