@@ -318,7 +318,9 @@ class FakeTrust:
         slots = {slot: self.catalogue[key] for slot, key in body["slots"].items()}
         return Assignment(DEVICE, body["sequence"], START + timedelta(days=7), slots)
 
-    def verify(self, payload: bytes, marks: Marks, now: datetime, online: bool = True) -> tuple[Assignment, Marks]:
+    def verify(
+        self, payload: bytes, marks: Marks, now: datetime, online: bool = True, serving: Any = ()
+    ) -> tuple[Assignment, Marks]:
         assignment = self._read(payload)
         if assignment.sequence <= marks.sequence:
             raise Replayed("assignment", f"sequence {assignment.sequence} is not above {marks.sequence}")
