@@ -309,7 +309,9 @@ class Demo:
     def tamper(self, digest: str) -> str:
         """Change one digest in the server's newest targets metadata, as an intruder would; the file's name."""
         with sqlite3.connect(self.lab.folder / "server" / "server.db") as database:
-            rows = database.execute("SELECT name, data FROM repository_file WHERE name LIKE '%.targets.json'").fetchall()
+            rows = database.execute(
+                "SELECT name, data FROM repository_file WHERE name LIKE '%.targets.json'"
+            ).fetchall()
             name, content = max(rows, key=lambda row: int(str(row[0]).split(".")[0]))
             text = bytes(content).decode()
             expect(digest in text, f"{name} does not name version 4")

@@ -101,12 +101,12 @@ def asyncapi() -> dict[str, Any]:
 
 def documents() -> dict[Path, str]:
     """Every generated file with its text."""
-    from wherry_agent.states import mermaid
+    from wherry_agent.states import draw
 
     architecture = ROOT / "ARCHITECTURE.md"
     before, _, rest = architecture.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    diagram = f"{BEGIN}\n```mermaid\n{mermaid().strip()}\n```\n{END}"
+    diagram = f"{BEGIN}\n```mermaid\n{draw().strip()}\n```\n{END}"
     text = yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=110)
     return {ROOT / "docs/asyncapi.yaml": text, architecture: before + diagram + after}
 
