@@ -138,6 +138,26 @@ def _pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
     return b""
 
 
+def json_values(tensor: Tensor) -> list[Any]:
+    """The elements as JSON has them.
+
+    Raises:
+        MalformedMessage: FP16, bytes that are not UTF-8, or NaN or Inf: they have no JSON form.
+    """
+    thing = f"tensor {tensor.name!r}"
+    if tensor.datatype == "FP16":
+        raise MalformedMessage(thing, "is FP16, which has no JSON form, expected binary data to be asked for")
+    if tensor.datatype == "BYTES":
+        try:
+            return [element.decode() for element in unpack_bytes(tensor.data)]
+        except UnicodeDecodeError as error:
+            raise MalformedMessage(thing, "holds bytes that are not UTF-8, expected binary data") from error
+    values = list(tensor.values())
+    if tensor.datatype in FLOATS and not all(map(math.isfinite, cast(list[float], values))):
+        raise MalformedMessage(thing, "holds NaN or Inf, which have no JSON form, expected binary data")
+    return values
+
+
 def tensor_to_golden(tensor: Tensor) -> GoldenTensor:
     """The tensor as golden.json has it."""
     raw = base64.b64encode(tensor.data).decode()

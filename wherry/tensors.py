@@ -8,22 +8,20 @@ A body is JSON, or JSON followed by the raw bytes of its binary tensors in liste
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from wherry.elements import (
     ELEMENT_SIZE,
-    FLOATS,
     Data,
     Tensor,
+    json_values,
     make_tensor,
     tensor_from_golden,
     tensor_from_values,
     tensor_to_golden,
-    unpack_bytes,
 )
 from wherry.errors import InferenceError, MalformedMessage
 from wherry.release import Datatype
@@ -147,34 +145,13 @@ def tensor_from_json(item: Any, kind: str = "tensor") -> Tensor:
     return tensor_from_values(name, datatype, shape, _flat(name, item.get("data")))
 
 
-def json_values(tensor: Tensor) -> list[Any]:
-    """The elements as JSON has them.
-
-    Raises:
-        MalformedMessage: FP16, bytes that are not UTF-8, or NaN or Inf: they have no JSON form.
-    """
-    thing = f"tensor {tensor.name!r}"
-    if tensor.datatype == "FP16":
-        raise MalformedMessage(thing, "is FP16, which has no JSON form, expected binary data to be asked for")
-    if tensor.datatype == "BYTES":
-        try:
-            return [element.decode() for element in unpack_bytes(tensor.data)]
-        except UnicodeDecodeError as error:
-            raise MalformedMessage(thing, "holds bytes that are not UTF-8, expected binary data") from error
-    values = list(tensor.values())
-    if tensor.datatype in FLOATS and not all(map(math.isfinite, cast(list[float], values))):
-        raise MalformedMessage(thing, "holds NaN or Inf, which have no JSON form, expected binary data")
-    return values
-
-
 def tensor_to_json(tensor: Tensor) -> dict[str, Any]:
     """The JSON form of a tensor; raises as `json_values` does."""
-    return {
-        "name": tensor.name,
-        "datatype": tensor.datatype,
-        "shape": list(tensor.shape),
-        "data": json_values(tensor),
-    }
+    return _json_head(tensor, json_values)
+
+
+def _json_head(tensor: Tensor, values: Callable[[Tensor], Any]) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "data": values(tensor)}
 
 
 def _binary_head(tensor: Tensor) -> dict[str, Any]:
@@ -200,7 +177,11 @@ def _join(head: Mapping[str, Any], tails: list[Data], dumps: Dumps) -> tuple[byt
 
 
 def encode_request(
-    inputs: Sequence[Tensor], outputs: Sequence[str] | None = None, request_id: str | None = None, binary: bool = True
+    inputs: Sequence[Tensor],
+    outputs: Sequence[str] | None = None,
+    request_id: str | None = None,
+    binary: bool = True,
+    parameters: Mapping[str, Any] | None = None,
 ) -> tuple[bytes, int | None]:
     """The body of an inference request and the value for the `HEADER_LENGTH` header (None: do not send it).
 
@@ -209,13 +190,17 @@ def encode_request(
         outputs: names of the outputs wanted; None for all.
         request_id: the server echoes it.
         binary: send the inputs, and ask for the outputs, in binary form; otherwise JSON.
+        parameters: of the request; `sequence_start` true makes a stateful model forget its state first.
     """
+    extra = dict(parameters or {})
     head: dict[str, Any] = {} if request_id is None else {"id": request_id}
     head["inputs"] = [_binary_head(tensor) if binary else tensor_to_json(tensor) for tensor in inputs]
     if outputs is None:
-        head["parameters"] = {"binary_data_output": binary}
+        extra["binary_data_output"] = binary
     else:
         head["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
+    if extra:
+        head["parameters"] = extra
     return _join(head, [tensor.data for tensor in inputs] if binary else [], _dumps)
 
 
@@ -233,15 +218,15 @@ def encode_response(
         dumps: JSON writer, for a faster one than the standard library's.
         values: what `dumps` is given for the elements of a tensor in JSON form.
     """
-    outputs, tails = [], []
+    outputs: list[dict[str, Any]] = []
+    tails: list[Data] = []
     for tensor in response.outputs:
         if binary(tensor.name):
             outputs.append(_binary_head(tensor))
             tails.append(tensor.data)
         else:
-            head = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": values(tensor)}
-            outputs.append(head)
-    head = {"model_name": response.model, "model_version": response.version, "outputs": outputs}
+            outputs.append(_json_head(tensor, values))
+    head: dict[str, Any] = {"model_name": response.model, "model_version": response.version, "outputs": outputs}
     if response.id:
         head["id"] = response.id
     if response.parameters:

@@ -21,7 +21,7 @@ from typing import Any
 import uvicorn
 
 from wherry import __version__
-from wherry.errors import ConfigError, WherryError
+from wherry.errors import ConfigError, ModelError, WherryError
 from wherry_serving.bodies import Limits
 from wherry_serving.dataplane import DataPlane
 from wherry_serving.http import HttpApp
@@ -99,9 +99,12 @@ class DrainingServer(uvicorn.Server):
             await self._worker.run(self._load)
         except WherryError as error:
             self.failure = error
-            self.should_exit = True
+        except Exception as error:
+            _log.exception("loading failed unexpectedly")
+            self.failure = ModelError("models", f"cannot be loaded: {type(error).__name__}")
         else:
             _log.info("ready")
+        self.should_exit = self.should_exit or self.failure is not None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """First SIGTERM: drain. A second signal, or SIGINT: end now. The signal is not raised again: exit code 0."""
@@ -139,7 +142,8 @@ def _count(text: str) -> int:
     return number
 
 
-def _arguments(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+def arguments(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The command line; some defaults come from the environment."""
     parser = argparse.ArgumentParser(
         prog="wherry-serving", description="Serve models over the Open Inference Protocol."
     )
@@ -195,11 +199,11 @@ def make_server(plane: DataPlane, options: Options, executor: Executor) -> Drain
     return DrainingServer(uvicorn.Config(app, **settings), app, worker, plane.load, options.drain_seconds)
 
 
-def _serve(arguments: argparse.Namespace) -> None:
-    body = arguments.max_body_mb << 20
-    options = Options(arguments.queue, arguments.drain_seconds, Limits(body_bytes=body, inflight_bytes=2 * body))
-    plane = DataPlane(read_models(arguments.models))
-    listener = _listen(arguments.host, arguments.port)
+def _serve(parsed: argparse.Namespace) -> None:
+    body = parsed.max_body_mb << 20
+    options = Options(parsed.queue, parsed.drain_seconds, Limits(body_bytes=body, inflight_bytes=2 * body))
+    plane = DataPlane(read_models(parsed.models))
+    listener = _listen(parsed.host, parsed.port)
     with listener, ThreadPoolExecutor(1, "codings") as executor:
         server = make_server(plane, options, executor)
         _log.info("listening on %s port %d", *listener.getsockname()[:2])
@@ -212,9 +216,9 @@ def _serve(arguments: argparse.Namespace) -> None:
         raise server.failure
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `wherry-serving`."""
-    parsed = _arguments(os.environ).parse_args(arguments)
+    parsed = arguments(os.environ).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         _serve(parsed)

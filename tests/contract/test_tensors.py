@@ -113,6 +113,12 @@ def test_no_json_data_breaks_the_decoder(data):
             assert len(tensor.values()) == 2
 
 
+def test_a_request_carries_parameters():
+    for outputs in (None, ["y"]):
+        body, length = encode_request([], outputs, parameters={"sequence_start": True})
+        assert decode_request(body, length).parameters["sequence_start"] is True
+
+
 def test_values_are_little_endian():
     assert list(make_tensor("x", "INT16", [2], b"\x01\x00\xff\xff").values()) == [1, -1]
     assert list(make_tensor("x", "FP16", [1], struct.pack("<e", 1.5)).values()) == [1.5]

@@ -15,7 +15,7 @@ from onnx import helper
 from wherry.errors import ConfigError, MalformedMessage, ModelError
 from wherry.release import Signature, TensorSpec
 from wherry.tensors import tensor_from_values
-from wherry_serving.app import main
+from wherry_serving.app import arguments, main
 from wherry_serving.models import check_signature, load_model, read_models, warm_inputs
 
 
@@ -72,6 +72,29 @@ def test_a_model_that_cannot_be_read_ends_the_program_with_one_sentence(shop):
     assert done.returncode == 1
     assert "wherry-serving: model same: ONNX Runtime cannot load model.onnx" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_loader_that_fails_unexpectedly_ends_the_server(shop, start, caplog):
+    shop.identity("same")
+
+    def load(source):
+        raise MemoryError
+
+    running = start(loader=load, wait=False)
+    running.thread.join(20)
+    assert not running.thread.is_alive()
+    assert running.server.failure is not None
+    assert "MemoryError" in running.server.failure.reason
+    assert "MemoryError" in caplog.text
+
+
+def test_the_drain_time_comes_from_the_environment_or_the_arguments():
+    assert arguments({}).parse_args(["--models", "m"]).drain_seconds == 5
+    assert arguments({"WHERRY_DRAIN_SECONDS": "2.5"}).parse_args(["--models", "m"]).drain_seconds == 2.5
+    assert (
+        arguments({"WHERRY_DRAIN_SECONDS": "2"}).parse_args(["--models", "m", "--drain-seconds", "1"]).drain_seconds
+        == 1
+    )
 
 
 def load(shop):
