@@ -6,7 +6,7 @@ Adapters implement the Protocols and wrap every foreign exception into `wherry.e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -242,7 +242,7 @@ class TrustPort(Protocol):
         marks: Marks,
         now: datetime,
         online: bool = True,
-        serving: Collection[str] = (),
+        serving: Mapping[str, str] | None = None,
     ) -> tuple[Assignment, Marks]:
         """Check everything; the caller persists the marks before acting.
 

@@ -218,7 +218,7 @@ class Reconciler:
         self._verifying, self._waiting = True, None
         marks, trust, clock, put = self.entry.marks, self._world.trust, self._world.clock, self._world.put
         again = payload == self.entry.payload
-        serving = {slot.known_good.digest for slot in self.entry.slots.values() if slot.known_good}
+        serving = {name: slot.known_good.digest for name, slot in self.entry.slots.items() if slot.known_good}
 
         def job() -> None:
             try:

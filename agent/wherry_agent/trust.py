@@ -6,7 +6,7 @@ turns every foreign error into one of ours. Not for use by several threads at on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -88,7 +88,7 @@ class Trust:
         marks: Marks,
         now: datetime,
         online: bool = True,
-        serving: Collection[str] = (),
+        serving: Mapping[str, str] | None = None,
     ) -> tuple[Assignment, Marks]:
         """Accept an assignment, or refuse it and change nothing but files of verified metadata.
 
@@ -97,8 +97,8 @@ class Trust:
             marks: the journal's high-water marks.
             now: the clock; before `marks.floor` it is not believed.
             online: False uses the metadata on disk, which must still be valid.
-            serving: digests of the slots' known-good images; to be told to keep one is no step back, whatever newer
-                release the slot was given and refused since.
+            serving: slot to the digest of its known-good image; a slot that is told to keep it takes no step back,
+                whatever newer release it was given and refused since. Another slot's image does not count.
 
         Returns:
             The assignment and the marks to journal, both before anything is done about it.
@@ -114,7 +114,7 @@ class Trust:
         reference = max(now, marks.floor)
         found = self._refresh(marks, reference, online)
         assignment = check_assignment(received, found, marks, self._device, self._profile)
-        check_new(received, assignment, found, marks, reference, serving)
+        check_new(received, assignment, found, marks, reference, serving or {})
         return assignment, raise_accepted(assignment, raise_versions(found, marks, reference))
 
     def refresh(self, marks: Marks, now: datetime) -> Marks:

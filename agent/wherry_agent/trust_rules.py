@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any
@@ -141,11 +141,11 @@ def check_new(
     found: Verified,
     marks: Marks,
     reference: datetime,
-    serving: Collection[str] = (),
+    serving: Mapping[str, str],
 ) -> None:
     """Refuse an assignment that is not the newest word of the server, or that takes a slot back in time.
 
-    An image that serves here anyway (`serving`, digests) takes nothing back.
+    An image that serves in the same slot anyway (`serving`, slot to digest) takes nothing back.
 
     Raises:
         Replayed: its sequence is not above the mark.
@@ -160,7 +160,7 @@ def check_new(
     for slot, image in assignment.slots.items():
         # A slot that has a mark of its own may keep its release while another slot moves ahead.
         mark = counters.get(_slot_key(slot, image), counters.get(_model_key(image), 0))
-        if image.image.counter < mark and image.digest not in serving:
+        if image.image.counter < mark and serving.get(slot) != image.digest:
             reason = f"has counter {image.image.counter}, slot {slot} has had {mark}"
             fix = "To go back on purpose, release the old digest again under a higher counter"
             raise RolledBack(_name(image), reason, fix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -115,7 +115,7 @@ class Device:
         self.trust.install_root(self.world.files["1.root.json"])
 
     def verify(
-        self, payload: bytes, now: datetime | None = None, online: bool = True, serving: Collection[str] = ()
+        self, payload: bytes, now: datetime | None = None, online: bool = True, serving: dict[str, str] | None = None
     ) -> Assignment:
         assignment, self.marks = self.trust.verify(payload, self.marks, now or self.world.clock, online, serving)
         return assignment

@@ -241,9 +241,19 @@ def test_told_to_keep_what_serves_after_a_newer_release_failed(world, device):
     device.verify(world.assign(1, {"main": good}))
     device.verify(world.assign(2, {"main": wrong}))
     _refused(device, RolledBack, world.assign(3, {"main": good}))
-    device.verify(world.assign(3, {"main": good}), serving={good.digest})
+    device.verify(world.assign(3, {"main": good}), serving={"main": good.digest})
     assert device.marks.counters["main:vision/generic-amd64"] == 2
     _refused(device, RolledBack, world.assign(4, {"main": good}))
+
+
+def test_what_serves_in_one_slot_is_still_a_step_back_in_another(world, device):
+    """Else a stolen server could take any slot back to the oldest release that any other slot runs."""
+    old, new = world.release(), world.release()
+    device.verify(world.assign(1, {"canary": old}))
+    device.verify(world.assign(2, {"canary": old, "main": new}))
+    serving = {"canary": old.digest, "main": new.digest}
+    _refused(device, RolledBack, world.assign(3, {"canary": old, "main": old}), serving=serving)
+    device.verify(world.assign(3, {"canary": old, "main": new}), serving=serving)
 
 
 def test_older_timestamp(world, device):
