@@ -33,14 +33,14 @@ from wherry.release import (
     TensorSpec,
 )
 from wherry.tensors import Tensor, tensor_from_golden, tensor_from_values, tensor_to_golden
-
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
 from wherry_agent.entry import Limits, container_name
 from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
 from wherry_agent.executor import Executor, Settings
 from wherry_agent.journal import Journal
 from wherry_agent.ports import Cancel, Container
-from wherry_agent.reconciler import Policy, Reconciler, World as Ports
+from wherry_agent.reconciler import Policy, Reconciler
+from wherry_agent.reconciler import World as Ports
 from wherry_agent.trial import Examiner, Patience
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -453,9 +453,7 @@ class Device:
         self.trust = FakeTrust(self.catalogue)
         self.server = Recording()
         examiner = Examiner(engine, prober, Patience(soak_seconds=0, poll_seconds=0.05))
-        executor = Executor(
-            Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world)
-        )
+        executor = Executor(Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world))
         journal = Journal(self.folder / "journal.db", DEVICE, self.limits)
         self.worker = InlineWorker(executor, self.queue.append)
         self.worker.hold_at = self.hold_at
@@ -515,5 +513,3 @@ class Device:
         stable = self.journal.entry.slots[slot].port
         name = self.world.answers(stable)
         return name.rpartition(".")[2] if name else None
-
-

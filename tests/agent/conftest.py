@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from agent_fakes import Device  # noqa: E402
+from agent_fakes import Device
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from dataclasses import replace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +70,13 @@ def converge(device: Device) -> None:
 @pytest.mark.parametrize(
     ("wanted", "expected", "memory_mb"),
     [("2", "2", 1000), ("3", "1", 1000), ("4", "1", 1000), ("2", "2", 10), ("3", "1", 10)],
-    ids=["good release", "wrong answers", "crash at start", "good release, no memory for two", "wrong, no memory for two"],
+    ids=[
+        "good release",
+        "wrong answers",
+        "crash at start",
+        "good release, no memory for two",
+        "wrong, no memory for two",
+    ],
 )
 def test_killed_anywhere_in_a_swap_the_agent_converges_and_the_slot_never_falls_silent(
     tmp_path, wanted, expected, memory_mb

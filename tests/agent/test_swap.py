@@ -18,7 +18,8 @@ def test_a_first_release_is_fetched_tried_and_served(device):
     slot = device.state.slots[0]
     assert (slot.port, slot.serving.version, slot.known_good.version) == (8500, "1", "1")
     assert device.phases() == [
-        "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing", "pruning", "committed",
+        "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing",
+        "pruning", "committed",
     ]  # fmt: skip
     assert [gate.kind for gate in slot.deployment.gates] == ["ready", "signature", "golden", "soak"]
 
