@@ -21,6 +21,7 @@ from wherry_server.config import SETTINGS_FILE, ServerConfig, load_config, make_
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from wherry.mqtt import BrokerSettings
     from wherry_server.services.context import Context
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="The Wherry server.")
@@ -198,7 +199,7 @@ def serve(config: ServerConfig) -> None:
 
     bell = Bell()
     context = make_context(config, bell)
-    link = ServerLink(context, _broker_settings(context)) if config.link else None
+    link = ServerLink(context, broker_settings(context)) if config.link else None
     scheduler = make_scheduler(context, link)
     catch_up(context)
     if link is not None:
@@ -214,7 +215,8 @@ def serve(config: ServerConfig) -> None:
         context.store.close()
 
 
-def _broker_settings(context: Context):  # type: ignore[no-untyped-def]  # imported late
+def broker_settings(context: Context) -> BrokerSettings:
+    """How this server reaches the broker, with its own client certificate."""
     from wherry.mqtt import BrokerSettings
     from wherry_server.pki import LINK_NAME
 

@@ -13,10 +13,13 @@ from wherry.topics import EVERY_DEVICE_UP, Kind, Topic
 from wherry_server.inbox import Inbox
 from wherry_server.services import outbox, reports, telemetry
 from wherry_server.services.context import Context
+from wherry_server.store.database import Unavailable
 
 PAGE = 200
 _FULL_SECONDS = 0.05
 _IDLE_SECONDS = 30.0
+_RETRY_SECONDS = 0.1
+_RETRY_MAX_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 _KINDS = {StateReport: Kind.STATE, Presence: Kind.PRESENCE, TelemetryBatch: Kind.TELEMETRY}
 
@@ -102,12 +105,22 @@ class ServerLink:
     def _handle_all(self) -> None:
         while (item := self._inbox.get()) is not None:
             topic, payload = item
-            try:
-                self._handle(topic, payload)
-            except WherryError as error:
-                _log.warning("message on %s was not used: %s", topic, error)
-            except Exception:
-                _log.exception("message on %s met a defect", topic)
+            wait = _RETRY_SECONDS
+            while not self._handled(topic, payload) and not self._stopping.wait(wait):
+                wait = min(2 * wait, _RETRY_MAX_SECONDS)
+
+    def _handled(self, topic: Topic, payload: bytes) -> bool:
+        """Handle a message; False when it should be tried again, because the database is away."""
+        try:
+            self._handle(topic, payload)
+        except Unavailable as error:
+            _log.warning("message on %s waits: %s", topic, error)
+            return False
+        except WherryError as error:
+            _log.warning("message on %s was not used: %s", topic, error)
+        except Exception:
+            _log.exception("message on %s met a defect", topic)
+        return True
 
     def _handle(self, topic: Topic, payload: bytes) -> None:
         if not payload:

@@ -36,6 +36,7 @@ from wherry.profile import BaseImage, Capabilities, Detect, DeviceProfile
 from wherry.release import ReleaseImage
 from wherry_cli.repository import ImageToSign, OwnerKeys, init_repository, publish
 from wherry_server.app import make_application
+from wherry_server.broker import write_broker_folder
 from wherry_server.config import ServerConfig
 from wherry_server.pki import Authority
 from wherry_server.services import repository
@@ -421,6 +422,11 @@ class FakeDevice:
 
 
 @pytest.fixture
+def device_class() -> type[FakeDevice]:
+    return FakeDevice
+
+
+@pytest.fixture
 def make_device(api: ApiClient) -> Callable[..., FakeDevice]:
     """Makes a device of that name; `.enrol()` lets it in."""
 
@@ -464,3 +470,57 @@ def change_settings() -> Callable[..., Context]:
 
 def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+# -- the broker
+
+
+class Broker:
+    """A real Mosquitto with the configuration that `wherry-server broker-config` writes."""
+
+    def __init__(self, context: Context, folder: Path) -> None:
+        self.context = context
+        self.folder = folder
+        self.port = context.config.broker_port
+        self.config = write_broker_folder(context.config, context.authority, folder, [], datetime.now(UTC))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(["mosquitto", "-c", self.config], stdout=log, stderr=log)
+        wait_until(self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self, forget: bool = False) -> None:
+        """SIGKILL; with `forget` also its disk is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        if forget:
+            (self.folder / "mosquitto.db").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def live_clock() -> Callable[[], datetime]:
+    return lambda: datetime.now(UTC)
+
+
+@pytest.fixture
+def live_context(tmp_path: Path, sqlite_context: Context, live_clock: Callable[[], datetime]) -> Context:
+    """A server's parts with the real time, for TLS peers that look at the clock."""
+    live = Authority.create(tmp_path / "live-pki", "live", live_clock())
+    changed = with_settings(
+        sqlite_context, broker_port=free_port(), broker_host="127.0.0.1", broker_folder=tmp_path / "broker"
+    )
+    return dataclasses.replace(changed, authority=live, clock=live_clock)
+
+
+@pytest.fixture
+def broker(live_context: Context, tmp_path: Path) -> Iterator[Broker]:
+    found = Broker(live_context, tmp_path / "broker")
+    found.start()
+    yield found
+    found.kill()

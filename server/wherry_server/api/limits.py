@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wherry_server.api.errors import TooLarge, error_response
@@ -31,7 +33,10 @@ class BodyLimit:
         if not declared.isdigit() or int(declared[:20]) > limit:
             await self._refuse(limit, scope, receive, send)
             return
-        seen, started = 0, False
+        await self._serve_counted(limit, scope, receive, send)
+
+    async def _serve_counted(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+        seen, answered = 0, False
 
         async def counted() -> Message:
             nonlocal seen
@@ -42,15 +47,16 @@ class BodyLimit:
             return message
 
         async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
+            # Whoever read the body may have turned our error into one of its own: the answer is still ours.
+            nonlocal answered
+            if seen <= limit or (answered and message["type"] != "http.response.start"):
+                answered = True
+                await send(message)
 
-        try:
+        with contextlib.suppress(TooLarge):
             await self._app(scope, counted, watched)
-        except TooLarge:
-            if not started:
-                await self._refuse(limit, scope, receive, send)
+        if seen > limit and not answered:
+            await self._refuse(limit, scope, receive, send)
 
     async def _refuse(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
         await error_response(_too_large(limit))(scope, receive, send)

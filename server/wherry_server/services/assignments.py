@@ -157,7 +157,7 @@ def sign_due(context: Context, limit: int = 200) -> int:
         select(Device)
         .join(AssignmentRow, AssignmentRow.device == Device.id)
         .where(AssignmentRow.signed < due, Device.revoked.is_(None))
-        .order_by(AssignmentRow.signed)
+        .order_by(Device.id)  # rows are locked in the order that rollouts lock them
         .limit(limit)
         .with_for_update(of=Device)
     )

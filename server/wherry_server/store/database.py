@@ -11,12 +11,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from wherry.errors import ConfigError, StoreError
 
 _IMMEDIATE = "wherry_immediate"
+
+
+class Unavailable(StoreError):
+    """The database is away, locked or full, or chose this unit of work to end a deadlock: worth another try."""
 
 
 class Store:
@@ -73,7 +77,8 @@ class Store:
             with session, session.begin():
                 yield session
         except SQLAlchemyError as error:
-            raise StoreError(self.name, _short(error)) from error
+            kind = Unavailable if isinstance(error, OperationalError) else StoreError
+            raise kind(self.name, _short(error)) from error
 
     def close(self) -> None:
         """Close all connections."""
