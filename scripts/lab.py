@@ -64,6 +64,7 @@ class Lab:
     folder: Path
     ports: Ports = field(default_factory=Ports)
     device: str = "this-machine"
+    _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
 
     @property
     def server_url(self) -> str:
@@ -143,6 +144,7 @@ class Lab:
                 stderr=out,
                 start_new_session=True,
             )
+        self._children[name] = process
         self._pid_file(name).write_text(str(process.pid))
         deadline = time.monotonic() + 60
         while not ready():
@@ -152,7 +154,7 @@ class Lab:
             time.sleep(0.1)
 
     def pid(self, name: str) -> int | None:
-        """The process id of a daemon that runs, or None."""
+        """The process id of a daemon that runs, or None; also of one that an earlier run started."""
         try:
             pid = int(self._pid_file(name).read_text())
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -164,19 +166,23 @@ class Lab:
         """Signal a daemon and wait for its end; SIGKILL when it does not end in time."""
         pid = self.pid(name)
         if pid is None:
-            self._pid_file(name).unlink(missing_ok=True)
+            self._reap(name)
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sign)
         deadline = time.monotonic() + wait
         while self.pid(name) is not None:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
             if time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
+        self._reap(name)
+
+    def _reap(self, name: str) -> None:
         self._pid_file(name).unlink(missing_ok=True)
+        child = self._children.pop(name, None)
+        if child is not None:
+            child.wait(10)
 
     def _listens(self, port: int) -> bool:
         with socket.socket() as probe:

@@ -77,7 +77,8 @@ class Fleet:
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The lab, with one device enrolled and its agent running."""
-    lab = Lab(tmp_path_factory.mktemp("lab"), Ports.free(), device="test-device")
+    ports = Ports.free()
+    lab = Lab(tmp_path_factory.mktemp("lab"), ports, device=f"end-to-end-{ports.slot}")
     try:
         lab.start_registry()
         lab.initialise_server()

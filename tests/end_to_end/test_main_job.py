@@ -113,7 +113,7 @@ def test_with_server_and_broker_gone_a_restarted_agent_serves_the_known_good(fir
     before = fleet.serving()
     fleet.lab.kill("agent", signal.SIGKILL)
     for container in fleet.lab.run(
-        "docker", "ps", "-q", "--filter", "label=io.wherry.device=test-device"
+        "docker", "ps", "-q", "--filter", f"label=io.wherry.device={fleet.lab.device}"
     ).stdout.split():
         fleet.lab.run("docker", "kill", container)
     fleet.lab.kill("server")
