@@ -48,7 +48,15 @@ class StatsReader:
         model = slot.release.model
         url = f"{slot.base_url}/v2/models/{model}/stats"
         try:
-            response = self._pool.request("GET", url, timeout=self._timeout, preload_content=False, redirect=False)
+            # An idle connection of ours would keep a draining model server waiting for it.
+            response = self._pool.request(
+                "GET",
+                url,
+                headers={"Connection": "close"},
+                timeout=self._timeout,
+                preload_content=False,
+                redirect=False,
+            )
             body = response.read(MAX_STATS_BYTES + 1)
             if len(body) > MAX_STATS_BYTES:
                 response.close()
