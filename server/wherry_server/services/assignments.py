@@ -40,7 +40,7 @@ def sign_again(context: Context, session: Session, device: Device, now: datetime
     payload = context.signer.sign_assignment(device.id, device.sequence, images, now)
     session.merge(AssignmentRow(device=device.id, sequence=device.sequence, payload=payload, signed=now))
     outbox.put_assignment(session, device.id, payload, now)
-    update_drift(session, device, read_slots(device.slots))
+    device.drifting = len(drift({slot: _ref(image) for slot, image in images.items()}, read_slots(device.slots)))
     return device.sequence
 
 
@@ -60,18 +60,18 @@ def signed_image(row: Image) -> SignedImage:
 
 def update_drift(session: Session, device: Device, reported: list[SlotReport]) -> None:
     """Keep the count of drifting slots, by which the fleet page sorts out its devices."""
-    query = (
-        select(DesiredSlot.slot, Image)
-        .join(Image, Image.path == DesiredSlot.path)
-        .where(DesiredSlot.device == device.id)
-    )
-    desired = {slot: image_ref(image) for slot, image in session.execute(query)}
+    columns = (DesiredSlot.slot, Image.model, Image.version, Image.counter, Image.digest)
+    query = select(*columns).join(Image, Image.path == DesiredSlot.path).where(DesiredSlot.device == device.id)
+    desired = {
+        slot: ReleaseRef(model=model, version=version, counter=counter, digest=digest)
+        for slot, model, version, counter, digest in session.execute(query)
+    }
     device.drifting = len(drift(desired, reported))
 
 
-def image_ref(row: Image) -> ReleaseRef:
-    """The name of an image in messages."""
-    return ReleaseRef(model=row.model, version=row.version, counter=row.counter, digest=row.digest)
+def _ref(found: SignedImage) -> ReleaseRef:
+    image = found.image
+    return ReleaseRef(model=image.model, version=image.version, counter=image.counter, digest=found.digest)
 
 
 def get_device(session: Session, device: str) -> Device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,6 +14,15 @@ from wherry_server.store.documents import read_problem, read_slots, write
 from wherry_server.store.schema import Device, RolloutRow, RolloutTarget
 
 _NEVER = datetime.fromtimestamp(0, UTC)
+TARGET_COLUMNS = (
+    RolloutTarget.device,
+    RolloutTarget.digest,
+    RolloutTarget.state,
+    RolloutTarget.sequence,
+    RolloutTarget.assigned,
+    RolloutTarget.problem,
+)
+"""What `make_target` takes."""
 _FOLLOWED = ("assigned", "running", "rejected", "refused")
 
 
@@ -27,16 +37,14 @@ def device_report(device: Device, slot: str) -> plan.DeviceReport:
     )
 
 
-def to_target(row: RolloutTarget) -> plan.Target:
-    """A stored target as the domain sees it."""
-    return plan.Target(
-        device=row.device,
-        digest=row.digest,
-        state=row.state,  # type: ignore[arg-type]  # only such states are stored
-        sequence=row.sequence,
-        assigned=row.assigned,
-        problem=read_problem(row.problem),
-    )
+def make_target(*values: Any) -> plan.Target:
+    """A target as the domain sees it, from the values of `TARGET_COLUMNS`."""
+    device, digest, state, sequence, assigned, problem = values
+    return plan.Target(device, digest, state, sequence, assigned, read_problem(problem))
+
+
+def _to_target(row: RolloutTarget) -> plan.Target:
+    return make_target(row.device, row.digest, row.state, row.sequence, row.assigned, row.problem)
 
 
 def mark_target(row: RolloutTarget, mark: plan.Mark) -> None:
@@ -58,7 +66,7 @@ def follow_device(session: Session, device: Device, now: datetime) -> list[int]:
         newest.setdefault(target.slot, target)
     settled = []
     for slot, target in newest.items():
-        mark = plan.follow(to_target(target), device_report(device, slot), now)
+        mark = plan.follow(_to_target(target), device_report(device, slot), now)
         if mark is not None:
             changed = mark.state != target.state
             mark_target(target, mark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -19,13 +19,14 @@ from wherry_server.domain.selector import Candidate, is_empty, misfit, selects
 from wherry_server.services import outbox
 from wherry_server.services.assignments import assign_slot
 from wherry_server.services.context import Context, record
-from wherry_server.services.follow import device_report, mark_target, to_target
+from wherry_server.services.follow import TARGET_COLUMNS, device_report, make_target, mark_target
 from wherry_server.services.targets import UNSETTLED, has_open_targets
 from wherry_server.store.documents import write
 from wherry_server.store.schema import Device, DeviceLabel, Image, RolloutRow, RolloutTarget
 
 ASSIGN_LIMIT = 200
 """Assignments signed in one transaction; the rest follows with the next tick, so other writers get their turn."""
+MAX_IDS = 5000
 Verb = Literal["start", "pause", "abort", "retry"]
 
 
@@ -41,6 +42,8 @@ def create_rollout(context: Context, request: RolloutRequest) -> int:
     """
     if is_empty(request.selector):
         raise InputError("selector", "selects nothing", "Name devices, profiles or labels, or say everything")
+    if len(request.selector.ids) > MAX_IDS:
+        raise InputError("selector", f"names {len(request.selector.ids)} devices, the limit is {MAX_IDS}", "Use labels")
     now = context.clock()
     with context.store.write() as session:
         images = _release_images(session, request.model, request.version)
@@ -90,13 +93,10 @@ def advance(context: Context, rollout: int, limit: int = ASSIGN_LIMIT) -> bool:
     now = context.clock()
     with context.store.write() as session:
         row = _get(session, rollout)
-        rows = {target.device: target for target in session.scalars(_targets_of(rollout))}
-        actions = plan.next_actions(_to_domain(row, rows.values()), _open_problems(session, rollout), now)
+        actions = plan.next_actions(_to_domain(session, row), _open_problems(session, rollout), now)
         assigns = [action for action in actions if isinstance(action, plan.Assign)]
-        for action in actions:
-            _apply(row, rows, action, now)
-        for assign in assigns[:limit]:
-            _assign(context, session, rows[assign.device], now)
+        chosen = [*(action for action in actions if not isinstance(action, plan.Assign)), *assigns[:limit]]
+        _apply(context, session, row, chosen, now)
     if assigns:
         context.wake()
     return len(assigns) > limit
@@ -134,10 +134,6 @@ def _open_problems(session: Session, rollout: int) -> dict[str, plan.DeviceRepor
     return {device.id: device_report(device, target.slot) for target, device in found}
 
 
-def _targets_of(rollout: int) -> Select[RolloutTarget]:
-    return select(RolloutTarget).where(RolloutTarget.rollout == rollout)
-
-
 def _get(session: Session, rollout: int) -> RolloutRow:
     row = session.get(RolloutRow, rollout, with_for_update=True)
     if row is None:
@@ -145,31 +141,41 @@ def _get(session: Session, rollout: int) -> RolloutRow:
     return row
 
 
-def _to_domain(row: RolloutRow, rows: Iterable[RolloutTarget]) -> plan.Rollout:
+def _to_domain(session: Session, row: RolloutRow) -> plan.Rollout:
+    """The rollout with all its targets; without making objects of rows that nothing will change in."""
     waves: dict[int, list[str]] = {}
     targets = {}
-    for target in rows:
-        waves.setdefault(target.wave, []).append(target.device)
-        targets[target.device] = to_target(target)
+    found = session.execute(select(RolloutTarget.wave, *TARGET_COLUMNS).where(RolloutTarget.rollout == row.id))
+    for line in found:
+        wave: int = line[0]
+        target = make_target(*line[1:])
+        waves.setdefault(wave, []).append(target.device)
+        targets[target.device] = target
     ordered = tuple(plan.Wave(tuple(sorted(waves[number]))) for number in sorted(waves))
     return plan.Rollout(row.state, ordered, targets)  # type: ignore[arg-type]  # only such states are stored
 
 
-def _apply(row: RolloutRow, rows: dict[str, RolloutTarget], action: plan.Action, now: datetime) -> None:
-    match action:
-        case plan.Mark():
-            mark_target(rows[action.device], action)
-        case plan.Pause():
-            row.state, row.reason = "paused", action.reason
-        case plan.Finish():
-            row.state, row.ended = action.state, now
-        case plan.Assign():
-            pass  # bounded, by the caller
+def _apply(context: Context, session: Session, row: RolloutRow, actions: Sequence[plan.Action], now: datetime) -> None:
+    named = [action.device for action in actions if isinstance(action, plan.Assign | plan.Mark)]
+    query = select(RolloutTarget).where(RolloutTarget.rollout == row.id, RolloutTarget.device.in_(named))
+    targets = {target.device: target for target in session.scalars(query)} if named else {}
+    assigned = [action.device for action in actions if isinstance(action, plan.Assign)]
+    held = select(Device).where(Device.id.in_(assigned)).order_by(Device.id).with_for_update()
+    devices = {device.id: device for device in session.scalars(held)} if assigned else {}
+    for action in actions:
+        match action:
+            case plan.Mark(device=device):
+                mark_target(targets[device], action)
+            case plan.Assign(device=device):
+                _assign(context, session, targets[device], devices[device], now)
+            case plan.Pause(reason=reason):
+                row.state, row.reason = "paused", reason
+            case plan.Finish(state=state):
+                row.state, row.ended = state, now
 
 
-def _assign(context: Context, session: Session, target: RolloutTarget, now: datetime) -> None:
-    device = session.get(Device, target.device, with_for_update=True)
-    if device is None or device.revoked is not None:
+def _assign(context: Context, session: Session, target: RolloutTarget, device: Device, now: datetime) -> None:
+    if device.revoked is not None:
         target.state = "superseded"
         return
     target.sequence = assign_slot(context, session, device, target.slot, target.path, now)
@@ -248,7 +254,9 @@ def _supersede(session: Session, row: RolloutRow) -> None:
 
 
 def _queue_retries(session: Session, rollout: int, slot: str, now: datetime) -> None:
-    failed = session.scalars(_targets_of(rollout).where(RolloutTarget.state.in_(sorted(plan.FAILED))))
+    failed = session.scalars(
+        select(RolloutTarget).where(RolloutTarget.rollout == rollout, RolloutTarget.state.in_(sorted(plan.FAILED)))
+    )
     for target in failed:
         outbox.put_command(session, target.device, Retry(slot=slot, digest=target.digest), now)
         target.state, target.problem, target.deployment = "pending", None, None
