@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,3 +27,50 @@ def model_files() -> Mapping[str, Path]:
     spec.loader.exec_module(module)
     files: Mapping[str, Path] = module.fetch_models()
     return files
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def serve_registry(folder: Path, more: str = "") -> tuple[subprocess.Popen[bytes], str]:
+    """Start a real OCI registry that keeps its blobs in a folder; its process and HOST:PORT."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = folder / "registry.yml"
+    config.write_text(
+        "version: 0.1\n"
+        "log: {level: error, accesslog: {disabled: true}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'blobs'}}}, delete: {{enabled: true}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n" + more
+    )
+    with (folder / "registry.log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+    deadline = time.monotonic() + 20
+    while not _listens(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RuntimeError(f"the registry did not start: {(folder / 'registry.log').read_text()[-500:]}")
+        time.sleep(0.05)
+    return process, f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a real OCI registry, empty at first."""
+    if shutil.which("docker-registry") is None:
+        pytest.skip("docker-registry is not installed")
+    process, address = serve_registry(tmp_path_factory.mktemp("registry"))
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def package_cache() -> Path:
+    """The layer cache that all tests share: a base layer takes 15 seconds to build."""
+    return SCRIPTS.parent / "build" / "cache"

@@ -31,6 +31,10 @@ _TIMEOUT = httpx.Timeout(60, connect=10)
 Outcome = Literal["present", "mounted", "sent"]
 
 
+class _UploadLostError(httpx.TransportError):
+    """An upload that must start over."""
+
+
 class RegistryClient:
     """One registry.
 
@@ -157,7 +161,7 @@ class RegistryClient:
         raise AssertionError("the last attempt returns or raises")
 
     def _download(self, url: str, thing: str, digest: str, store: Store, report: Report, stage: str) -> Path | None:
-        with self._client.stream("GET", url) as answer:
+        with self._client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
             if answer.status_code != 200:
                 answer.read()
             self._expect(answer, thing, 200)
@@ -261,6 +265,9 @@ class RegistryClient:
             except httpx.TransportError as error:
                 self._pause(attempt, thing, error)
             state = self._call("GET", place, thing)
+            if state.status_code == 404:
+                # docker-registry forgets an upload whose last answer was lost: its place no longer fits its size.
+                raise _UploadLostError("the registry forgot the upload")
             self._expect(state, thing, 204)
             reached = _received(state)
             if reached != offset:
