@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from wherry.errors import AdmissionError, FitError, Rejected, Revoked, WherryError
 from wherry.profile import DeviceProfile, HostFacts, misfits
-from wherry_agent.assignment import TrustedImage
-from wherry_agent.entry import Rejection
+from wherry_agent.assignment import Marks, TrustedImage
+from wherry_agent.entry import Rejection, withdrawn
 from wherry_agent.ports import Room
 
 _MB = 1_000_000
@@ -19,7 +19,7 @@ def admit(
     facts: HostFacts | None,
     room: Room,
     rejected: Mapping[str, Rejection],
-    revoked: frozenset[str],
+    marks: Marks,
     watermark_bytes: int,
 ) -> WherryError | None:
     """None when the release may be tried, else why not.
@@ -30,11 +30,11 @@ def admit(
         facts: what was read of the machine.
         room: free disk and memory.
         rejected: digests that failed here.
-        revoked: digests that the owner withdrew.
+        marks: they name what the owner withdrew.
         watermark_bytes: free disk that must remain.
     """
     name = f"release {image.image.label()}"
-    if image.digest in revoked:
+    if withdrawn(image, marks):
         return Revoked(name, "the owner withdrew this image")
     if image.digest in rejected:
         return Rejected(name, f"failed here before: {rejected[image.digest].problem.reason}")

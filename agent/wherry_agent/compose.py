@@ -29,7 +29,7 @@ from wherry_agent.identity_store import Identity, IdentityStore
 from wherry_agent.journal import Journal
 from wherry_agent.link import AgentLink
 from wherry_agent.prober import HttpProber
-from wherry_agent.reconciler import Policy, Reconciler, World
+from wherry_agent.reconciler import Reconciler
 from wherry_agent.route.kernel import KernelRoute
 from wherry_agent.schedule import Schedule
 from wherry_agent.server_client import ServerClient
@@ -38,6 +38,7 @@ from wherry_agent.telemetry import Flusher, Sampler, StatsReader
 from wherry_agent.trial import Examiner
 from wherry_agent.trust import Trust
 from wherry_agent.worker import Aide, Worker
+from wherry_agent.world import Policy, World
 
 _log = logging.getLogger(__name__)
 STATUS_FILE = "status.json"

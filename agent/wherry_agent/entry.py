@@ -162,6 +162,12 @@ def same(one: TrustedImage | None, other: TrustedImage | None) -> bool:
     return (one.path, one.digest) == (other.path, other.digest)
 
 
+def withdrawn(image: TrustedImage, marks: Marks) -> bool:
+    """Whether the owner said that it must not run, not even as a rollback."""
+    least = marks.min_counters.get(f"{image.image.model}/{image.image.profile}", 0)
+    return image.digest in marks.revoked or image.image.counter < least
+
+
 def container_name(device: str, slot: str, image: TrustedImage) -> str:
     """The name of the container that runs an image in a slot. No two releases share one."""
     return f"wherry.{device}.{slot}.{image.image.model}.{image.image.counter}"

@@ -160,11 +160,14 @@ class Executor:
 
     def _prune(self, step: steps.Prune) -> None:
         if step.retire:
-            name = self._name(step.slot, step.retire)
-            self._engine.restart_policy(name, "no")
-            self._say_farewell()
-            self._engine.stop(name, step.retire.image.run.drain_seconds)
+            self._stand_down(steps.StandDown(step.slot, step.retire))
         self._discard(step.containers, step.images)
+
+    def _stand_down(self, step: steps.StandDown) -> None:
+        name = self._name(step.slot, step.image)
+        self._engine.restart_policy(name, "no")
+        self._say_farewell()
+        self._engine.stop(name, step.image.image.run.drain_seconds)
 
     def _say_farewell(self) -> None:
         """Let telemetry read the last counters of a model that is about to stop."""
@@ -175,7 +178,10 @@ class Executor:
 
     def _discard(self, containers: tuple[str, ...], images: tuple[TrustedImage, ...]) -> None:
         for name in containers:
-            self._engine.remove(name)
+            container = self._engine.inspect(name)
+            if container is not None:
+                self._leave(container)
+                self._engine.remove(name)
         for image in images:
             self._engine.remove_image(image)
 
@@ -184,18 +190,18 @@ class Executor:
         container = self._engine.inspect(name)
         if container is None:
             return
-        self._leave(step.slot_port, container)
+        self._leave(container)
         if container.running:
             self._engine.restart_policy(name, "no")
             self._engine.stop(name, min(step.candidate.image.run.drain_seconds, 2))
         self._engine.remove(name)
 
-    def _leave(self, slot_port: int, container: Container) -> None:
+    def _leave(self, container: Container) -> None:
         """No route leads to a container that is about to go."""
-        routes = dict(self._route.read())
-        if routes.get(slot_port) == container.port:
-            del routes[slot_port]
-            self._route.apply(routes)
+        routes = self._route.read()
+        kept = {stable: port for stable, port in routes.items() if port != container.port}
+        if kept != routes:
+            self._route.apply(kept)
 
     def _remove(self, step: steps.Remove) -> None:
         routes = dict(self._route.read())
@@ -255,6 +261,7 @@ _ACTIONS: Mapping[type, Callable[[Executor, Any], None]] = {
     steps.Rollback: Executor._roll_back,
     steps.Remove: Executor._remove,
     steps.Sweep: Executor._sweep,
+    steps.StandDown: Executor._stand_down,
     steps.EnsureServing: Executor._ensure_serving,
     steps.EnsureRoute: Executor._ensure_route,
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from wherry.messages import Phase
 from wherry_agent.assignment import Assignment, TrustedImage
-from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, container_name, same
+from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, container_name, same, withdrawn
 from wherry_agent.ports import Container, Observed
 from wherry_agent.states import allows
 from wherry_agent.steps import (
@@ -24,6 +24,7 @@ from wherry_agent.steps import (
     Rollback,
     Soak,
     Stage,
+    StandDown,
     Start,
     Step,
     Sweep,
@@ -41,6 +42,7 @@ class _View:
     entry: Entry
     now: datetime
     limits: Limits
+    broken: bool
 
     def name(self, image: TrustedImage) -> str:
         return container_name(self.entry.device, self.slot.slot, image)
@@ -54,7 +56,12 @@ class _View:
 
 
 def plan(
-    desired: Assignment | None, observed: Observed, entry: Entry, now: datetime, limits: Limits | None = None
+    desired: Assignment | None,
+    observed: Observed,
+    entry: Entry,
+    now: datetime,
+    limits: Limits | None = None,
+    broken: Collection[str] = (),
 ) -> list[Step]:
     """The steps that bring the device from what it is to what it should be.
 
@@ -66,9 +73,12 @@ def plan(
         entry: the journal.
         now: the time.
         limits: how patient to be.
+        broken: slots whose known-good could not be brought back to life again and again.
     """
     limits = limits or Limits()
-    views = [_View(slot, desired, observed, entry, now, limits) for _, slot in sorted(entry.slots.items())]
+    views = [
+        _View(slot, desired, observed, entry, now, limits, name in broken) for name, slot in sorted(entry.slots.items())
+    ]
     steps: list[Step] = [step for view in views for step in _serving(view)]
     for view in views:
         steps += _deploying(view, view.slot.trial) if view.slot.trial else _settled(view)
@@ -79,13 +89,20 @@ def _serving(view: _View) -> Iterator[Step]:
     """The known-good runs, and the slot's port is turned to what should answer."""
     slot, trial = view.slot, view.slot.trial
     yielding = trial is not None and trial.mode == "replace" and trial.phase != "rolling_back" and _past_staging(trial)
-    if slot.known_good and not yielding and not view.runs(slot.known_good):
-        yield EnsureServing(slot.slot, slot.known_good, slot.port)
-    answering = trial.image if trial and trial.holds_route else slot.known_good
-    container = view.container(answering) if answering else None
-    if answering is None or container is None or not container.running or (yielding and answering is slot.known_good):
+    fallback = slot.previous if view.broken and trial is None else None
+    for image in (fallback, slot.known_good):
+        if image and not yielding and not view.runs(image):
+            yield EnsureServing(slot.slot, image, slot.port)
+    if trial and trial.holds_route:
+        answering: TrustedImage | None = trial.image
+    elif yielding:
         return
-    if view.observed.routes.get(slot.port) != container.port and not (trial and trial.phase == "switching"):
+    else:
+        answering = fallback if view.runs(fallback) else slot.known_good
+    container = view.container(answering) if answering else None
+    if answering is None or container is None or not container.running or (trial and trial.phase == "switching"):
+        return
+    if view.observed.routes.get(slot.port) != container.port:
         yield EnsureRoute(slot.slot, answering, slot.port, container.port)
 
 
@@ -161,7 +178,7 @@ def _deploying(view: _View, trial: Deployment) -> list[Step]:
     if not view.limits.due(trial.retry_at, view.now):
         return []
     if trial.phase == "rolling_back":
-        return [Rollback(view.slot.slot, trial.image, view.slot.port)]
+        return [Rollback(view.slot.slot, trial.image)]
     position = _POSITION[trial.phase]
     if trial.phase != "admitted" and trial.finished == _WAY[position][1]:
         position += 1
@@ -176,8 +193,11 @@ def _settled(view: _View) -> list[Step]:
         if mine or slot.known_good or slot.previous or slot.port in view.observed.routes:
             drain = slot.known_good.image.run.drain_seconds if slot.known_good else 0
             return [Remove(slot.slot, slot.port, mine, drain)]
+    steps: list[Step] = []
+    if slot.previous and view.runs(slot.previous) and not view.broken and view.runs(slot.known_good):
+        steps.append(StandDown(slot.slot, slot.previous))
     containers, images = _strays(view, (slot.known_good, slot.previous)), _unneeded(view)
-    return [Sweep(slot.slot, containers, images)] if containers or images else []
+    return [*steps, Sweep(slot.slot, containers, images)] if containers or images else steps
 
 
 def _strays(view: _View, kept: tuple[TrustedImage | None, ...]) -> tuple[str, ...]:
@@ -244,7 +264,12 @@ def to_supersede(desired: Assignment | None, entry: Entry) -> list[tuple[SlotEnt
     found = []
     for name, slot in sorted(entry.slots.items()):
         trial, wanted = slot.trial, desired.slots.get(name)
-        if trial is None or same(trial.image, wanted) or not allows(trial.phase, "supersede"):
+        if trial is None or not allows(trial.phase, "supersede"):
+            continue
+        if withdrawn(trial.image, entry.marks):
+            found.append((slot, "the owner, who withdrew it"))
+            continue
+        if same(trial.image, wanted):
             continue
         if slot.known_good or not (trial.holds_route or trial.phase == "switching"):
             found.append((slot, f"release {wanted.image.label()}" if wanted else "an empty slot"))

@@ -251,6 +251,14 @@ class TrustPort(Protocol):
             ServerError: metadata cannot be fetched.
         """
 
+    def refresh(self, marks: Marks, now: datetime) -> Marks:
+        """Learn what the owner withdrew since.
+
+        Raises:
+            TrustError: refused, nothing changed.
+            ServerError: metadata cannot be fetched.
+        """
+
     def stored(self, payload: bytes, marks: Marks, now: datetime) -> Assignment:
         """Read an accepted assignment again from local files, without a network.
 

@@ -11,7 +11,7 @@ from wherry.errors import Tampered, WherryError
 from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.assignment import Marks, TrustedImage
-from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same
+from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
 from wherry_agent.events import Cancelled, Done, Failed, StepFinished, StepProgress
 from wherry_agent.states import Move, allows, next_phase
 
@@ -127,7 +127,7 @@ def _accepted(entry: Entry, fact: Accepted, _now: datetime, _limits: Limits) -> 
     slots = {}
     for name in {*entry.slots, *fact.ports}:
         slot = entry.slots.get(name) or SlotEntry(name, fact.ports[name])
-        gone = [i for i in (slot.known_good, slot.previous) if i and i.digest in fact.marks.revoked]
+        gone = [i for i in (slot.known_good, slot.previous) if i and withdrawn(i, fact.marks)]
         slots[name] = replace(
             slot,
             known_good=None if slot.known_good in gone else slot.known_good,
@@ -201,7 +201,7 @@ def _cleared(entry: Entry, fact: Cleared, _now: datetime, _limits: Limits) -> En
     for name, slot in slots.items():
         deployment = slot.deployment
         if deployment and deployment.image.digest == fact.digest and deployment.retry_at:
-            slots[name] = replace(slot, deployment=replace(deployment, retry_at=None))
+            slots[name] = replace(slot, deployment=replace(deployment, retry_at=None, attempts=0))
     return replace(entry, slots=slots, rejected={k: v for k, v in entry.rejected.items() if k != fact.digest})
 
 

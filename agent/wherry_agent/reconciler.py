@@ -3,104 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Protocol
 
-from wherry.errors import ContractError, IdentityError, ServerError, StoreError, WherryError
-from wherry.messages import DeploymentEvent, PollNow, Problem, Retry, StateReport
-from wherry.profile import DeviceProfile, HostFacts
+from wherry.errors import ServerError, StoreError, WherryError
+from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
 from wherry_agent.admission import admit
 from wherry_agent.assignment import Assignment, TrustedImage
-from wherry_agent.entry import Entry, Limits
+from wherry_agent.entry import Entry
+from wherry_agent.intake import Background, Intake, tells_news
 from wherry_agent.journal import Journal
+from wherry_agent.outbox import Outbox
 from wherry_agent.planner import assign_ports, plan, to_admit, to_supersede
-from wherry_agent.ports import (
-    ActiveSlot,
-    AssignmentSource,
-    Clock,
-    Engine,
-    Host,
-    Link,
-    Observed,
-    Prober,
-    Recorder,
-    Room,
-    Route,
-    TrustPort,
-)
-from wherry_agent.progress import problem_of
+from wherry_agent.ports import ActiveSlot, Observed, Room
 from wherry_agent.recovery import rebuild
-from wherry_agent.reporter import View, active_slots, deployment_report, serving, state_report
+from wherry_agent.reporter import active_slots
+from wherry_agent.watch import Watch
+from wherry_agent.world import Policy, StepWorker, World
 
 _log = logging.getLogger(__name__)
-_REPORTS_PER_START = 1_000_000
-
-
-class StepWorker(Protocol):
-    """Does one step at a time (see `worker.Worker`)."""
-
-    @property
-    def step(self) -> steps.Step | None:
-        """The one under way."""
-
-    def submit(self, step: steps.Step) -> None:
-        """Begin a step."""
-
-    def cancel(self) -> None:
-        """Ask it to give way."""
-
-    def settle(self) -> None:
-        """Its outcome was taken in."""
-
-
-class Background(Protocol):
-    """Does questions to the network off the loop (see `worker.Aide`)."""
-
-    def submit(self, name: str, job: Callable[[], None]) -> None:
-        """Do it soon; of one name only the newest waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """The ports that a turn uses."""
-
-    engine: Engine
-    route: Route
-    host: Host
-    prober: Prober
-    trust: TrustPort
-    source: AssignmentSource
-    link: Link
-    recorder: Recorder
-    clock: Clock
-    put: Callable[[events.Event], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a turn needs of the configuration.
-
-    Attributes:
-        profile_name: the device's profile; `profile` is its data, None when this agent does not ship it.
-        fixed_ports, base_port: stable ports of slots.
-        route_check_seconds: how often the packet filter is read back when nothing happens.
-        report_seconds: how often an unchanged state is reported again.
-        unready_restarts: unanswered health checks in a row before a running known-good is started anew.
-    """
-
-    profile_name: str
-    profile: DeviceProfile | None = None
-    facts: HostFacts | None = None
-    limits: Limits = field(default_factory=Limits)
-    fixed_ports: Mapping[str, int] = field(default_factory=dict)
-    base_port: int = 8500
-    watermark_bytes: int = 0
-    route_check_seconds: float = 30.0
-    report_seconds: float = 300.0
-    unready_restarts: int = 6
+_GIVEN_UP_AFTER = 3
 
 
 class Reconciler:
@@ -119,21 +42,14 @@ class Reconciler:
         self._world = world
         self._policy = policy
         self._worker = worker
-        self._aide = aide
-        self._publish = publish
+        self._intake = Intake(world.trust, world.source, aide, world.put, world.clock)
+        self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts)
+        self._outbox = Outbox(world.link, world.recorder, publish, policy.profile_name, policy.report_seconds)
         self._desired: Assignment | None = None
         self._observed = Observed()
         self._routes_read: datetime | None = None
         self._recover = journal.fresh or journal.rebuilt is not None
-        self._verifying = False
-        self._waiting: bytes | None = None
-        self._troubles: dict[str, Problem] = {}
-        self._waits: dict[tuple[str, str], tuple[int, datetime]] = {}
-        self._unready: dict[str, int] = {}
-        self._healthy: dict[str, bool] = {}
-        self._recorded: dict[str, tuple[str, str]] = {}
-        self._reported: tuple[StateReport, datetime] | None = None
-        self._number = 0
+        self._waits: dict[tuple[str, ...], tuple[int, datetime]] = {}
 
     @property
     def entry(self) -> Entry:
@@ -146,22 +62,19 @@ class Reconciler:
 
     def start(self) -> None:
         """Before the first event: note the boot, take the accepted assignment from local files."""
-        now = self._world.clock()
-        entry = self.entry
-        self._recorded = {
-            name: (slot.deployment.id, slot.deployment.phase) for name, slot in entry.slots.items() if slot.deployment
-        }  # fmt: skip
+        now, before = self._world.clock(), self.entry
         try:
             self._journal.apply(progress.Booted(self._world.host.boot_id()), now)
         except StoreError as error:
-            self._trouble("journal", error)
-        self._number = self.entry.starts * _REPORTS_PER_START
-        if entry.payload is not None:
-            try:
-                self._desired = self._world.trust.stored(entry.payload, entry.marks, now)
-            except WherryError as error:
-                _log.warning("the accepted assignment cannot be read back; what serves goes on serving: %s", error)
-                self._trouble("assignment", error)
+            self._outbox.trouble("journal", error)
+        self._outbox.start(before, self.entry)
+        if before.payload is None:
+            return
+        try:
+            self._desired = self._world.trust.stored(before.payload, before.marks, now)
+        except WherryError as error:
+            _log.warning("the accepted assignment cannot be read back; what serves goes on serving: %s", error)
+            self._outbox.trouble("assignment", error)
 
     def handle(self, event: events.Event) -> None:
         """One turn. Never raises a WherryError: what cannot be done is reported and tried again."""
@@ -171,24 +84,26 @@ class Reconciler:
             if not isinstance(event, events.StepProgress):
                 self._reconcile(now, fresh=isinstance(event, events.StepFinished))
         except StoreError as error:
-            self._trouble("journal", error)
+            _log.error("%s", error)
+            self._outbox.trouble("journal", error)
         except WherryError as error:
             _log.warning("turn of %s: %s", type(event).__name__, error)
-            self._trouble("loop", error)
+            self._outbox.trouble("loop", error)
         else:
-            self._clear("journal", "loop")
-        self._report(now, force=isinstance(event, events.LinkChanged) and event.connected)
+            self._outbox.clear("journal", "loop")
+        connected = isinstance(event, events.LinkChanged) and event.connected
+        self._outbox.report(self.entry, self._desired, self._observed, self._watch.healthy, now, force=connected)
 
     # -- events ------------------------------------------------------------------------------------------
 
     def _take_in(self, event: events.Event, now: datetime) -> None:
         match event:
             case events.AssignmentReceived():
-                self._received(event.payload)
+                self._received(event)
             case events.AssignmentVerified():
                 self._verified(event, now)
             case events.AssignmentRefused():
-                self._not_accepted(event)
+                self._refused(event)
             case events.CommandReceived():
                 self._command(event.command, now)
             case events.StepFinished():
@@ -196,97 +111,71 @@ class Reconciler:
             case events.StepProgress():
                 self._journal.apply(event, now)
             case events.HealthChecked():
-                self._health(event)
+                self._watch.take(event, self.entry, self._observed)
             case events.Tick():
-                self._ask_health()
-                self._verify_next()
+                self._watch.ask(self.entry, self._observed)
+                self._intake.advance(self.entry)
             case _:
                 pass
 
-    def _received(self, payload: bytes) -> None:
-        if payload == self.entry.payload and self._desired is not None:
-            self._clear("assignment")
+    def _received(self, event: events.AssignmentReceived) -> None:
+        if event.payload != self.entry.payload or self._desired is None:
+            self._intake.offer(event.payload, self.entry)
             return
-        self._waiting = payload
-        self._verify_next()
-
-    def _verify_next(self) -> None:
-        """Have the newest payload verified; one at a time, so that marks never fall."""
-        payload = self._waiting
-        if payload is None or self._verifying:
-            return
-        self._verifying, self._waiting = True, None
-        marks, trust, clock, put = self.entry.marks, self._world.trust, self._world.clock, self._world.put
-        again = payload == self.entry.payload
-        serving = {name: slot.known_good.digest for name, slot in self.entry.slots.items() if slot.known_good}
-
-        def job() -> None:
-            try:
-                if again:
-                    put(events.AssignmentVerified(payload, trust.stored(payload, marks, clock()), marks))
-                else:
-                    put(events.AssignmentVerified(payload, *trust.verify(payload, marks, clock(), serving=serving)))
-            except WherryError as error:
-                put(events.AssignmentRefused(payload, error))
-            except Exception as error:
-                _log.exception("verification failed unexpectedly")
-                put(events.AssignmentRefused(payload, ContractError("assignment", f"cannot be checked ({error!r})")))
-
-        self._aide.submit("verify", job)
+        self._outbox.clear("assignment")
+        if event.source == "https":
+            self._intake.refresh(self._desired, self.entry)
 
     def _verified(self, event: events.AssignmentVerified, now: datetime) -> None:
-        self._verifying = False
-        ports = assign_ports(
-            self.entry, event.assignment.slots, self._policy.fixed_ports, self._policy.base_port
-        )  # fmt: skip
-        self._journal.apply(progress.Accepted(event.payload, event.marks, ports), now)
+        self._intake.verified()
+        if event.payload != self.entry.payload or tells_news(self.entry.marks, event.marks):
+            try:
+                self._accept(event, now)
+            except StoreError:
+                self._intake.offer(event.payload, self.entry)
+                raise
+            _log.info("assignment %d accepted: %s", event.assignment.sequence, _words(event.assignment))
         self._desired = event.assignment
-        self._clear("assignment")
-        _log.info("assignment %d accepted: %s", event.assignment.sequence, _words(event.assignment))
-        self._verify_next()
+        self._outbox.clear("assignment")
+        self._intake.advance(self.entry)
 
-    def _not_accepted(self, event: events.AssignmentRefused) -> None:
-        if event.payload is not None:
-            self._verifying = False
+    def _accept(self, event: events.AssignmentVerified, now: datetime) -> None:
+        """Marks, assignment and ports of new slots go to the journal before anything acts on them."""
+        policy = self._policy
+        ports = assign_ports(self.entry, event.assignment.slots, policy.fixed_ports, policy.base_port)
+        self._journal.apply(progress.Accepted(event.payload, event.marks, ports), now)
+
+    def _refused(self, event: events.AssignmentRefused) -> None:
+        self._intake.refused(event)
         _log.warning("assignment not accepted: %s", event.error)
-        self._trouble("assignment", event.error)
-        passing = isinstance(event.error, ServerError | StoreError | IdentityError)
-        if passing and event.payload is not None and self._waiting is None:
-            self._waiting = event.payload  # the next tick tries again
+        known = event.payload is None or event.payload == self.entry.payload
+        if not (known and isinstance(event.error, ServerError)):  # to be offline is no trouble while nothing is new
+            self._outbox.trouble("assignment", event.error)
 
     def _command(self, command: PollNow | Retry, now: datetime) -> None:
-        if isinstance(command, Retry):
-            _log.info("operator clears the rejection of %s", command.digest)
-            self._journal.apply(progress.Cleared(command.digest), now)
-            self._waits = {key: wait for key, wait in self._waits.items() if key[0] != command.slot}
+        if isinstance(command, PollNow):
+            self._intake.poll()
             return
-        source, put = self._world.source, self._world.put
-
-        def job() -> None:
-            try:
-                payload = source.fetch_assignment()
-            except WherryError as error:
-                put(events.AssignmentRefused(None, error))
-            else:
-                if payload is not None:
-                    put(events.AssignmentReceived(payload, "https"))
-
-        self._aide.submit("poll", job)
+        _log.info("operator clears the rejection of %s", command.digest)
+        self._journal.apply(progress.Cleared(command.digest), now)
+        self._waits = {key: wait for key, wait in self._waits.items() if key[0] != command.slot}
 
     def _finished(self, event: events.StepFinished, now: datetime) -> None:
         self._worker.settle()
         step, outcome = event.step, event.outcome
-        key, name = (step.slot, step.kind), f"{step.slot}/{step.kind}"
+        key, name = _key(step), f"{step.slot}/{step.kind}"
         if isinstance(outcome, events.Failed):
             _log.warning("slot %s: %s failed (%s): %s", step.slot, step.kind, outcome.blame, outcome.error)
             attempts = self._waits.get(key, (0, now))[0] + 1
             self._waits[key] = (attempts, now + self._policy.limits.wait(attempts))
             if outcome.blame != "release":
-                self._trouble(name, outcome.error)
+                self._outbox.trouble(name, outcome.error)
         elif isinstance(outcome, events.Done):
             _log.info("slot %s: %s done", step.slot, step.kind)
             self._waits.pop(key, None)
-            self._clear(name)
+            self._outbox.clear(name)
+        if isinstance(step, steps.EnsureServing) and step.restart:
+            self._watch.revived(step.slot)
         self._journal.apply(event, now)
 
     # -- observe, plan, act ------------------------------------------------------------------------------
@@ -298,9 +187,8 @@ class Reconciler:
             self._rebuild()
         if self._worker.step is None:
             self._open_and_close(now)
-        entry, limits = self.entry, self._policy.limits
-        planned = [*self._revivals(), *plan(self._desired, self._observed, entry, now, limits)]
-        ready = [step for step in planned if self._may(step, now)]
+        planned = plan(self._desired, self._observed, self.entry, now, self._policy.limits, self._broken())
+        ready = [step for step in (*self._watch.revivals(self.entry), *planned) if self._may(step, now)]
         if self._worker.step is not None:
             self._give_way(self._worker.step, ready)
         elif ready:
@@ -312,20 +200,20 @@ class Reconciler:
         """Look at the engine, and now and then at the packet filter."""
         read = self._routes_read
         due = fresh or read is None or abs(now - read) > timedelta(seconds=self._policy.route_check_seconds)
+        routes = self._observed.routes
         try:
             containers = self._world.engine.observe()
         except WherryError as error:
-            self._trouble("engine", error)
-            self._observed = Observed({}, self._observed.routes, self._observed.memory_available_mb)
+            self._outbox.trouble("engine", error)
+            self._observed = Observed({}, routes, self._observed.memory_available_mb)
             return False
-        self._clear("engine")
-        routes = self._observed.routes
-        try:
-            if due:
+        self._outbox.clear("engine")
+        if due:
+            try:
                 routes, self._routes_read = self._world.route.read(), now
-                self._clear("route")
-        except WherryError as error:
-            self._trouble("route", error)
+                self._outbox.clear("route")
+            except WherryError as error:
+                self._outbox.trouble("route", error)
         self._observed = Observed(containers, routes, self._world.host.memory_available_mb())
         return True
 
@@ -335,26 +223,25 @@ class Reconciler:
         entry = rebuild(self.entry, [container for container in found if container], self._observed.routes)
         if entry.slots != self.entry.slots:
             why = self._journal.rebuilt or "it was empty"
-            _log.error("journal rebuilt from containers, because %s; known-good: %s", why, sorted(entry.slots))
+            _log.error("journal rebuilt from containers, because %s; slots: %s", why, ", ".join(sorted(entry.slots)))
         self._journal.keep(entry)
         if self._journal.rebuilt:
-            self._trouble(
-                "rebuilt", StoreError("journal", f"was rebuilt from running containers: {self._journal.rebuilt}")
-            )
+            words = f"was rebuilt from running containers: {self._journal.rebuilt}"
+            self._outbox.trouble("rebuilt", StoreError("journal", words))
         self._recover = False
 
     def _open_and_close(self, now: datetime) -> None:
         """Deployments that must give way do, and wanted releases meet admission."""
         for slot, by in to_supersede(self._desired, self.entry):
             self._journal.apply(progress.Superseded(slot.slot, by), now)
-            self._record(now)  # its successor may take its place in this very turn
+            self._outbox.record(self.entry, now)  # its successor may take its place in this very turn
         for slot, image in to_admit(self._desired, self.entry, now, self._policy.limits):
             problem = self._admission(image)
             if problem is None:
                 self._journal.apply(progress.Admitted(slot.slot, image), now)
             else:
                 _log.warning("slot %s: refused: %s", slot.slot, problem)
-                self._journal.apply(progress.Refused(slot.slot, image, problem_of(problem)), now)
+                self._journal.apply(progress.Refused(slot.slot, image, progress.problem_of(problem)), now)
 
     def _admission(self, image: TrustedImage) -> WherryError | None:
         host, entry, policy = self._world.host, self.entry, self._policy
@@ -362,16 +249,23 @@ class Reconciler:
             room = Room(host.disk_free_bytes(), host.memory_total_mb(), self._world.engine.has_image(image))
         except WherryError as error:
             return error
-        return admit(
-            image, policy.profile, policy.facts, room, entry.rejected, entry.marks.revoked, policy.watermark_bytes
-        )  # fmt: skip
+        return admit(image, policy.profile, policy.facts, room, entry.rejected, entry.marks, policy.watermark_bytes)
 
     def _may(self, step: steps.Step, now: datetime) -> bool:
         """Whether a step's own wait is over. Steps of a deployment wait by the journal instead."""
         if step.move is not None and not isinstance(step, steps.Remove):
             return True
-        wait = self._waits.get((step.slot, step.kind))
+        wait = self._waits.get(_key(step))
         return wait is None or self._policy.limits.due(wait[1], now)
+
+    def _broken(self) -> frozenset[str]:
+        """Slots whose known-good cannot be brought back to life."""
+        failed = {
+            key[0]
+            for key, (attempts, _) in self._waits.items()
+            if key[1] == "EnsureServing" and attempts >= _GIVEN_UP_AFTER
+        }
+        return self._watch.broken() | failed
 
     def _give_way(self, running: steps.Step, ready: list[steps.Step]) -> None:
         """A newer wish cancels the running step; a slot that is down cancels a download."""
@@ -380,77 +274,11 @@ class Reconciler:
         if running.interruptible and (unwanted or pressing):
             self._worker.cancel()
 
-    # -- health ------------------------------------------------------------------------------------------
 
-    def _ask_health(self) -> None:
-        targets = []
-        for name, slot in self.entry.slots.items():
-            active = serving(self.entry, self._observed, slot)
-            if active:
-                targets.append((name, active[1].name, active[1].port, active[0].image.model))
-            else:
-                self._healthy.pop(name, None)
-        if not targets:
-            return
-        prober, put = self._world.prober, self._world.put
-
-        def job() -> None:
-            for slot, container, port, model in targets:
-                put(events.HealthChecked(slot, container, prober.ready(f"http://127.0.0.1:{port}", model, 2.0)))
-
-        self._aide.submit("health", job)
-
-    def _health(self, event: events.HealthChecked) -> None:
-        self._healthy[event.slot] = event.ok
-        self._unready[event.slot] = 0 if event.ok else self._unready.get(event.slot, 0) + 1
-
-    def _revivals(self) -> list[steps.Step]:
-        """Known-goods that run but have not answered for a while are started anew."""
-        found: list[steps.Step] = []
-        for name, slot in sorted(self.entry.slots.items()):
-            if slot.known_good and not slot.trial and self._unready.get(name, 0) >= self._policy.unready_restarts:
-                self._unready[name] = 0
-                found.append(steps.EnsureServing(name, slot.known_good, slot.port, restart=True))
-        return found
-
-    # -- report ------------------------------------------------------------------------------------------
-
-    def _trouble(self, name: str, error: WherryError) -> None:
-        self._troubles[name] = problem_of(error)
-
-    def _clear(self, *names: str) -> None:
-        for name in names:
-            self._troubles.pop(name, None)
-
-    def _report(self, now: datetime, force: bool) -> None:
-        self._record(now)
-        problem = next(iter(self._troubles.values()), None)
-        view = View(self.entry, self._desired, self._observed, self._healthy, problem)
-        report = state_report(view, self._policy.profile_name, self._number + 1, now)
-        if self._reported and not force and not self._worth_sending(report, now):
-            return
-        self._number += 1
-        self._reported = (report, now)
-        self._publish(report)
-        self._world.link.report(report)
-
-    def _worth_sending(self, report: StateReport, now: datetime) -> bool:
-        last, at = self._reported  # type: ignore[misc]
-        volatile = {"number": last.number, "at": last.at}
-        old = abs(now - at) > timedelta(seconds=self._policy.report_seconds)
-        return old or report.model_copy(update=volatile) != last
-
-    def _record(self, now: datetime) -> None:
-        """Every phase that a deployment enters goes to the spool."""
-        for name, slot in self.entry.slots.items():
-            deployment = slot.deployment
-            if deployment is None or self._recorded.get(name) == (deployment.id, deployment.phase):
-                continue
-            self._recorded[name] = (deployment.id, deployment.phase)
-            try:
-                self._world.recorder.append(DeploymentEvent(deployment=deployment_report(deployment, name)), now)
-            except WherryError as error:
-                self._trouble("spool", error)
+def _key(step: steps.Step) -> tuple[str, ...]:
+    """Under what a step's failures are counted."""
+    subject = step.image.digest if isinstance(step, steps.EnsureServing) else ""
+    return (step.slot, step.kind, subject)
 
 
 def _words(assignment: Assignment) -> str:

@@ -137,7 +137,6 @@ class Rollback(Step):
     """Remove the candidate. The planner has put the known-good back on the slot's port before. No network needed."""
 
     candidate: TrustedImage
-    slot_port: int
 
     move = "roll_back"
 
@@ -162,8 +161,15 @@ class Sweep(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class StandDown(Step):
+    """Stop a release that is kept for rollback only, and runs without need."""
+
+    image: TrustedImage
+
+
+@dataclass(frozen=True, slots=True)
 class EnsureServing(Step):
-    """Bring a dead known-good back to life; `restart` also when it runs but does not answer."""
+    """Bring a dead release back to life; `restart` also when it runs but does not answer."""
 
     image: TrustedImage
     slot_port: int

@@ -39,9 +39,10 @@ from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
 from wherry_agent.executor import Executor, Settings
 from wherry_agent.journal import Journal
 from wherry_agent.ports import Cancel, Container
-from wherry_agent.reconciler import Policy, Reconciler
-from wherry_agent.reconciler import World as Ports
+from wherry_agent.reconciler import Reconciler
 from wherry_agent.trial import Examiner, Patience
+from wherry_agent.world import Policy
+from wherry_agent.world import World as Ports
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE = "cam-1"
@@ -311,7 +312,7 @@ class FakeTrust:
 
     def __init__(self, catalogue: dict[str, TrustedImage]) -> None:
         self.catalogue = catalogue
-        self.offline = False
+        self.withdrawn: frozenset[str] = frozenset()
 
     def _read(self, payload: bytes) -> Assignment:
         body = json.loads(payload)
@@ -326,6 +327,9 @@ class FakeTrust:
             raise Replayed("assignment", f"sequence {assignment.sequence} is not above {marks.sequence}")
         revoked = marks.revoked | {d for image in assignment.slots.values() for d in image.image.revoked}
         return assignment, replace(marks, sequence=assignment.sequence, revoked=frozenset(revoked))
+
+    def refresh(self, marks: Marks, now: datetime) -> Marks:
+        return replace(marks, revoked=marks.revoked | self.withdrawn, floor=now)
 
     def stored(self, payload: bytes, marks: Marks, now: datetime) -> Assignment:
         return self._read(payload)

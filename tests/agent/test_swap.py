@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from agent_fakes import Device, World
 
 from wherry.messages import Retry
 from wherry_agent.events import AssignmentReceived, CommandReceived
@@ -314,8 +313,58 @@ def test_an_unchanged_state_is_not_reported_again_and_again(device):
     assert len(device.server.reports) == count + 1
 
 
-def test_worlds_of_two_devices_share_nothing(tmp_path):
-    one = Device(tmp_path, World())
-    one.release("1")
-    one.assign(1, main="1")
-    assert one.serves() == "1"
+def test_a_known_good_that_cannot_be_revived_gives_way_to_the_release_before(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    good = device.name(device.catalogue["2"])
+    del device.world.containers[good]
+    del device.world.images[device.catalogue["2"].digest]
+    device.world.registry, device.world.hold_allowed = "down", True
+    device.tick(31, times=10)
+    assert device.serves() == "1"
+    slot = device.state.slots[0]
+    assert (slot.serving.version, slot.known_good.version) == ("1", "2")
+    assert device.state.problem.code == "adapter.registry"
+    device.world.registry = "good"
+    device.tick(700, times=3)
+    assert device.serves() == "2"
+    assert device.world.containers[device.name(device.catalogue["1"])].state == "exited"
+    assert device.state.problem is None
+
+
+def test_a_known_good_that_never_answers_again_gives_way_to_the_release_before(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    device.world.behaviours[device.name(device.catalogue["2"])] = "hung"
+    device.world.hold_allowed = True
+    device.tick(31, times=20)
+    assert device.serves() == "1"
+    device.world.behaviours[device.name(device.catalogue["2"])] = "good"
+    device.tick(31, times=3)
+    assert device.serves() == "2"
+
+
+def test_a_release_withdrawn_while_it_serves_is_taken_away(device):
+    device.assign(1, main="1")
+    device.world.hold_allowed = True
+    device.trust.withdrawn = frozenset({device.catalogue["1"].digest})
+    device.put(AssignmentReceived(json.dumps({"sequence": 1, "slots": {"main": "1"}}).encode(), "https"))
+    assert device.world.containers == {}
+    assert device.world.routes == {}
+    assert device.state.slots[0].deployment.problem.code == "trust.revoked"
+
+
+def test_polling_an_unchanged_assignment_writes_nothing(device):
+    device.assign(1, main="1")
+    device.tick()
+    writes = device.journal._database.total_changes
+    for _ in range(5):
+        device.put(AssignmentReceived(json.dumps({"sequence": 1, "slots": {"main": "1"}}).encode(), "https"))
+        device.tick()
+    assert device.journal._database.total_changes == writes
+
+
+def test_flash_writes_of_one_deployment_are_bounded(device):
+    before = device.journal._database.total_changes
+    device.assign(1, main="1")
+    assert device.journal._database.total_changes - before < 25

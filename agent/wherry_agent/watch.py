@@ -1,0 +1,91 @@
+"""Does what serves still answer? Counted here, asked by the aide, decided on by the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from wherry_agent.entry import Entry, container_name
+from wherry_agent.events import Event, HealthChecked
+from wherry_agent.intake import Background
+from wherry_agent.ports import Observed, Prober
+from wherry_agent.reporter import serving
+from wherry_agent.steps import EnsureServing, Step
+
+_SECONDS = 2.0
+
+
+class Watch:
+    """Health of the slots' containers. Only the control loop's thread calls it.
+
+    Args:
+        prober: asks the model servers.
+        aide: asks off the loop.
+        put: gets a HealthChecked for every answer, or none.
+        patience: unanswered checks in a row before a running known-good is started anew.
+
+    Attributes:
+        healthy: slot to whether what serves it answered when last asked.
+    """
+
+    def __init__(
+        self, prober: Prober, aide: Background, put: Callable[[Event], None], patience: int
+    ) -> None:  # fmt: skip
+        self._prober = prober
+        self._aide = aide
+        self._put = put
+        self._patience = patience
+        self._unready: dict[str, int] = {}
+        self._revived: dict[str, int] = {}
+        self.healthy: dict[str, bool] = {}
+
+    def ask(self, entry: Entry, observed: Observed) -> None:
+        """Ask everything that serves, and known-goods that do not but should."""
+        targets: dict[str, tuple[str, int, str]] = {}
+        for name, slot in entry.slots.items():
+            active = serving(entry, observed, slot)
+            if active is None:
+                self.healthy.pop(name, None)
+            for image in (active[0] if active else None, slot.known_good):
+                container = observed.containers.get(container_name(entry.device, name, image)) if image else None
+                if image and container and container.state == "running":
+                    targets[container.name] = (name, container.port, image.image.model)
+        if not targets:
+            return
+        prober, put = self._prober, self._put
+
+        def job() -> None:
+            for container, (slot, port, model) in targets.items():
+                put(HealthChecked(slot, container, prober.ready(f"http://127.0.0.1:{port}", model, _SECONDS)))
+
+        self._aide.submit("health", job)
+
+    def take(self, event: HealthChecked, entry: Entry, observed: Observed) -> None:
+        """Count an answer, or its absence."""
+        slot = entry.slots.get(event.slot)
+        if slot is None:
+            return
+        active = serving(entry, observed, slot)
+        if active and active[1].name == event.container:
+            self.healthy[event.slot] = event.ok
+        good = slot.known_good
+        if good and container_name(entry.device, event.slot, good) == event.container:
+            self._unready[event.slot] = 0 if event.ok else self._unready.get(event.slot, 0) + 1
+            if event.ok:
+                self._revived.pop(event.slot, None)
+
+    def revivals(self, entry: Entry) -> list[Step]:
+        """Known-goods that run but have not answered for a while are started anew."""
+        found: list[Step] = []
+        for name, slot in sorted(entry.slots.items()):
+            if slot.known_good and not slot.trial and self._unready.get(name, 0) >= self._patience:
+                found.append(EnsureServing(name, slot.known_good, slot.port, restart=True))
+        return found
+
+    def revived(self, slot: str) -> None:
+        """A known-good was started anew: it gets its time to answer again."""
+        self._unready[slot] = 0
+        self._revived[slot] = self._revived.get(slot, 0) + 1
+
+    def broken(self) -> frozenset[str]:
+        """Slots whose known-good does not answer although it was started anew twice."""
+        return frozenset(slot for slot, times in self._revived.items() if times >= 2)

@@ -1,0 +1,69 @@
+"""What one turn of the control loop is given: the ports it uses and the policy it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wherry.profile import DeviceProfile, HostFacts
+from wherry_agent import events, steps
+from wherry_agent.entry import Limits
+from wherry_agent.ports import AssignmentSource, Clock, Engine, Host, Link, Prober, Recorder, Route, TrustPort
+
+
+class StepWorker(Protocol):
+    """Does one step at a time (see `worker.Worker`)."""
+
+    @property
+    def step(self) -> steps.Step | None:
+        """The one under way."""
+
+    def submit(self, step: steps.Step) -> None:
+        """Begin a step."""
+
+    def cancel(self) -> None:
+        """Ask it to give way."""
+
+    def settle(self) -> None:
+        """Its outcome was taken in."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The ports that a turn uses."""
+
+    engine: Engine
+    route: Route
+    host: Host
+    prober: Prober
+    trust: TrustPort
+    source: AssignmentSource
+    link: Link
+    recorder: Recorder
+    clock: Clock
+    put: Callable[[events.Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a turn needs of the configuration.
+
+    Attributes:
+        profile_name: the device's profile; `profile` is its data, None when this agent does not ship it.
+        fixed_ports, base_port: stable ports of slots.
+        route_check_seconds: how often the packet filter is read back when nothing happens.
+        report_seconds: how often an unchanged state is reported again.
+        unready_restarts: unanswered health checks in a row before a running known-good is started anew.
+    """
+
+    profile_name: str
+    profile: DeviceProfile | None = None
+    facts: HostFacts | None = None
+    limits: Limits = field(default_factory=Limits)
+    fixed_ports: Mapping[str, int] = field(default_factory=dict)
+    base_port: int = 8500
+    watermark_bytes: int = 0
+    route_check_seconds: float = 30.0
+    report_seconds: float = 300.0
+    unready_restarts: int = 6
