@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench tests
 
-.PHONY: help setup check test demo demo-once demo-stop bench docs lock clean
+.PHONY: help setup check test demo demo-once demo-stop image-arm64 bench docs lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ demo-once: ## the main job, end to end; then stop everything
 
 demo-stop: ## stop what `make demo` left running
 	@$(SUDO) $(PY) scripts/demo.py --stop
+
+image-arm64: setup ## build Dockerfile.arm64 on a base of Debian packages and run the agent in it under qemu-user
+	$(SUDO) bash scripts/build_arm64.sh
 
 bench: setup ## the figures of bench/, written to build/bench.json
 	$(SUDO) $(PY) bench/main.py
