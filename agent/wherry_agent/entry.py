@@ -59,7 +59,7 @@ class Deployment:
         verdict: why it is being rolled back.
         finished: kind of the last step of this phase that succeeded. Not journaled: after a crash the step is done
             again, which does no harm.
-        fetched_bytes, total_bytes: of the download. Not journaled.
+        fetched_bytes, total_bytes: of the download. What was fetched is not journaled.
     """
 
     id: str

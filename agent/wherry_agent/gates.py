@@ -61,7 +61,7 @@ def _differences(side: str, wanted: Sequence[TensorSpec], found: Any) -> list[st
         if item is None:
             problems.append(f"{side} {spec.name!r} is missing")
             continue
-        shape = [int(size) for size in item.get("shape", [])]
+        shape = item.get("shape")
         if item.get("datatype") != spec.datatype or shape != spec.shape:
             problems.append(
                 f"{side} {spec.name!r} is {item.get('datatype')}{shape}, released as {spec.datatype}{spec.shape}"

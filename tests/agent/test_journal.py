@@ -1,0 +1,138 @@
+"""The journal on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+
+import pytest
+from agent_fakes import DEVICE, START, make_image
+
+from wherry.errors import StoreError
+from wherry_agent import steps
+from wherry_agent.assignment import Marks
+from wherry_agent.entry import Limits
+from wherry_agent.events import StepFinished, StepProgress
+from wherry_agent.journal import Journal
+from wherry_agent.progress import Accepted, Admitted, Booted
+
+IMAGE = make_image(1)
+
+
+def open_journal(path, device=DEVICE):
+    return Journal(path / "journal.db", device, Limits())
+
+
+def filled(path):
+    journal = open_journal(path)
+    journal.apply(Booted("boot-1"), START)
+    marks = Marks(
+        sequence=7, revoked=frozenset({"sha256:" + "a" * 64, "sha256:" + "b" * 64}), counters={"z": 1, "a": 2}
+    )
+    journal.apply(Accepted(b"payload", marks, {"main": 8500}), START)
+    journal.apply(Admitted("main", IMAGE), START + timedelta(microseconds=1))
+    journal.begin(steps.Fetch("main", IMAGE), START)
+    return journal
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    journal = filled(tmp_path)
+    entry = journal.entry
+    journal.close()
+    assert open_journal(tmp_path).entry == entry
+
+
+def test_durability_is_full(tmp_path):
+    database = open_journal(tmp_path)._database
+    assert database.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert database.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_what_need_not_last_is_not_written(tmp_path):
+    journal = filled(tmp_path)
+    writes = journal._database.total_changes
+    fetch = steps.Fetch("main", IMAGE)
+    journal.apply(StepProgress(fetch, 5, IMAGE.image.download_bytes), START)
+    journal.apply(StepFinished(fetch), START)
+    assert journal.entry.slots["main"].deployment.finished == "Fetch"
+    assert journal._database.total_changes == writes
+    journal.close()
+    assert open_journal(tmp_path).entry.slots["main"].deployment.finished is None
+
+
+def test_a_fact_is_written_whole_or_not_at_all(tmp_path):
+    journal = filled(tmp_path)
+    before, real = journal.entry, journal._database
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def execute(self, statement, *arguments):
+            if statement == "COMMIT":
+                raise sqlite3.OperationalError("disk I/O error")
+            return real.execute(statement, *arguments)
+
+    journal._database = Failing()
+    with pytest.raises(StoreError, match="disk I/O error"):
+        journal.apply(Accepted(b"newer", Marks(sequence=8), {"other": 8501}), START)
+    assert journal.entry == before
+    journal._database = real
+    journal.apply(Booted("boot-2"), START)
+    journal.close()
+    found = open_journal(tmp_path).entry
+    assert (found.payload, found.marks.sequence, found.boot_id) == (b"payload", 7, "boot-2")
+
+
+@pytest.mark.parametrize("damage", ["zeroes", "garbage", "half", "row"])
+def test_a_damaged_journal_is_set_aside_and_begun_anew(tmp_path, damage):
+    journal = filled(tmp_path)
+    if damage == "row":
+        journal._database.execute("UPDATE facts SET value = '{}' WHERE key = 'slot/main'")
+    journal._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal.close()
+    path = tmp_path / "journal.db"
+    body = path.read_bytes()
+    if damage == "zeroes":
+        path.write_bytes(bytes(len(body)))
+    elif damage == "garbage":
+        path.write_bytes(body[:4096] + b"\xa5" * (len(body) - 4096))
+    elif damage == "half":
+        path.write_bytes(body[: len(body) // 2])
+    anew = open_journal(tmp_path)
+    assert anew.fresh
+    assert "could not be read" in anew.rebuilt
+    assert (tmp_path / "journal.db.corrupt").exists()
+
+
+def test_an_empty_file_is_a_new_journal(tmp_path):
+    (tmp_path / "journal.db").touch()
+    journal = open_journal(tmp_path)
+    assert journal.fresh
+    assert journal.rebuilt is None
+    assert len(journal.entry.stream) == 32
+
+
+def test_a_journal_of_a_newer_agent_or_another_device_is_left_alone(tmp_path):
+    filled(tmp_path).close()
+    with pytest.raises(StoreError, match="belongs to device cam-1, this is cam-2"):
+        open_journal(tmp_path, "cam-2")
+    database = sqlite3.connect(tmp_path / "journal.db")
+    database.execute("PRAGMA user_version=99")
+    database.close()
+    with pytest.raises(StoreError, match="has schema 99, this agent knows 1"):
+        open_journal(tmp_path)
+    assert not (tmp_path / "journal.db.corrupt").exists()
+
+
+def test_a_journal_that_cannot_be_opened_is_not_thrown_away(tmp_path):
+    (tmp_path / "journal.db").mkdir()
+    with pytest.raises(StoreError, match="unable to open"):
+        open_journal(tmp_path)
+
+
+def test_deployments_are_numbered_for_ever(tmp_path):
+    journal = filled(tmp_path)
+    first = journal.entry.slots["main"].deployment.id
+    assert first == f"{journal.entry.stream[:6]}-1"
+    assert len(open_journal(tmp_path).entry.slots["main"].deployment.phases) == 2
