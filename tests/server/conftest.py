@@ -93,7 +93,13 @@ def postgres_server() -> Iterator[str]:
         shutil.chown(folder, user)
     port = free_port()
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off"
-    run = {"user": user, "cwd": "/", "check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    run: dict[str, Any] = {
+        "user": user,
+        "cwd": "/",
+        "check": True,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.STDOUT,
+    }
     data = folder / "data"
     try:
         subprocess.run([binaries / "initdb", "-D", data, "-A", "trust", "-U", "wherry", "--no-sync"], **run)

@@ -61,6 +61,12 @@ def states(mark):
     return mark.state if mark else None
 
 
+def marked(target, report, now):
+    mark = follow(target, report, now)
+    assert mark is not None
+    return mark
+
+
 def test_every_pending_device_of_the_only_wave_is_assigned_at_once():
     assert next_actions(a_rollout("pending", "pending"), {}, NOW) == [Assign("d0"), Assign("d1")]
 
@@ -156,20 +162,20 @@ def test_nobody_listens_to_devices_that_were_not_asked(state):
 
 def test_a_trust_problem_needs_a_moment_before_it_is_a_refusal():
     report = a_report(sequence=2, problem=TRUST)
-    early = follow(a_target(), report, NOW + timedelta(seconds=2))
+    early = marked(a_target(), report, NOW + timedelta(seconds=2))
     assert (early.state, early.problem) == ("assigned", TRUST)
-    late = follow(a_target(), report, NOW + timedelta(seconds=6))
+    late = marked(a_target(), report, NOW + timedelta(seconds=6))
     assert (late.state, late.problem) == ("refused", TRUST)
 
 
 def test_a_trust_problem_from_before_the_assignment_is_not_about_it():
     report = a_report(sequence=2, problem=TRUST, received=NOW - timedelta(seconds=1))
-    assert follow(a_target(), report, NOW + timedelta(hours=1)).state == "assigned"
+    assert marked(a_target(), report, NOW + timedelta(hours=1)).state == "assigned"
 
 
 def test_other_problems_are_shown_and_waited_out():
     assert follow(a_target(), a_report(sequence=2, problem=ENGINE), NOW + timedelta(hours=1)) is None
-    mark = follow(a_target(), a_report(problem=ENGINE), NOW + timedelta(hours=1))
+    mark = marked(a_target(), a_report(problem=ENGINE), NOW + timedelta(hours=1))
     assert (mark.state, mark.problem) == ("assigned", ENGINE)
 
 

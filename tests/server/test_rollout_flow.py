@@ -6,7 +6,7 @@ import json
 
 from tuf.api.metadata import Metadata, Targets
 
-from wherry.messages import Problem, parse_command
+from wherry.messages import Problem, Retry, parse_command
 from wherry.metadata import verify_role
 from wherry.roles import ASSIGNMENT_FIELD, DIRECTOR
 from wherry_server.services import assignments, outbox, reports, rollouts
@@ -113,7 +113,7 @@ def test_retry_of_a_rollout_sends_the_command_first_and_then_a_newer_assignment(
     reply = api.post(f"/v1/rollouts/{rollout['id']}/retry")
     assert reply.json()["state"] == "running"
     retry, assignment = outbox.pending(context)[-2:]
-    assert parse_command(retry.payload).digest == release.digest
+    assert parse_command(retry.payload) == Retry(slot="main", digest=release.digest)
     assert assignment.payload == assignments.current_assignment(context, "dev-1")
     # A report from before the retry changes nothing; one from after it does.
     reports.ingest_state(context, device.report())

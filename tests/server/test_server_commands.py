@@ -186,6 +186,7 @@ def test_the_server_is_up_within_seconds_serves_https_and_stops_when_told(data):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         began = time.monotonic()
+        assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.monotonic() - began
         url = load_config(data, {}).public_url
@@ -199,4 +200,5 @@ def test_the_server_is_up_within_seconds_serves_https_and_stops_when_told(data):
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) in (0, -signal.SIGTERM)
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from wherry.errors import MalformedMessage
-from wherry.messages import HostSample, Presence, TelemetryBatch, TelemetryRecord, parse_command
+from wherry.messages import HostSample, Presence, TelemetryAck, TelemetryBatch, TelemetryRecord, parse_command
 from wherry.mqtt import BrokerSettings, MqttClient
 from wherry.topics import Kind, Topic
 from wherry_server.app import Bell, broker_settings
@@ -71,14 +71,13 @@ def link(live_context, broker, wait):
     bell.listener = found.wake
     found.start()
     wait(lambda: found.connected)
-    found.context = context
     yield found
     found.stop()
 
 
 @pytest.fixture
 def live_api(link, make_api):
-    return make_api(link.context)
+    return make_api(link._context)
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def live(link, live_api, device_class, tmp_path, wait):
     made = []
 
     def make(name="dev-1", **options):
-        made.append(LiveDevice(device_class(live_api, name).enrol(), link.context, tmp_path, wait, **options))
+        made.append(LiveDevice(device_class(live_api, name).enrol(), link._context, tmp_path, wait, **options))
         return made[-1]
 
     yield make
@@ -97,7 +96,7 @@ def live(link, live_api, device_class, tmp_path, wait):
 
 @pytest.fixture
 def live_owner(link, make_owner):
-    return make_owner(link.context)
+    return make_owner(link._context)
 
 
 def roll_out(api, version):
@@ -117,12 +116,12 @@ def test_a_release_reaches_the_device_and_its_word_comes_back(link, live_api, li
     release = live_owner.release("1")
     rollout = roll_out(live_api, "1")
     wait(lambda: one.received(Kind.ASSIGN))
-    assert one.received(Kind.ASSIGN) == [assignments.current_assignment(link.context, "dev-1")]
-    wait(lambda: outbox.pending(link.context) == [])
+    assert one.received(Kind.ASSIGN) == [assignments.current_assignment(link._context, "dev-1")]
+    wait(lambda: outbox.pending(link._context) == [])
     one.device.sequence = 1
     one.send(Kind.STATE, one.device.runs(release))
     wait(lambda: live_api.get(f"/v1/rollouts/{rollout}").json()["state"] == "completed")
-    assert twin(link.context).online
+    assert twin(link._context).online
 
 
 @pytest.mark.broker
@@ -138,8 +137,8 @@ def test_devices_read_and_write_their_own_topics_only(link, live_api, live, live
     spy.send(Kind.PRESENCE, Presence(device="dev-1", online=True))
     spy.send(Kind.ASSIGN, Presence(device="dev-1", online=True), name="dev-1")
     spy.send(Kind.STATE, spy.device.report())
-    wait(lambda: twin(link.context, "dev-2").online)
-    assert not twin(link.context, "dev-1").online
+    wait(lambda: twin(link._context, "dev-2").online)
+    assert not twin(link._context, "dev-1").online
     assert {topic.device for topic, _ in spy.got} == {"dev-2"}
     assert len(one.received(Kind.ASSIGN)) == 1
 
@@ -149,14 +148,14 @@ def test_a_broker_that_lost_everything_gets_all_assignments_again(link, live_api
     live()
     live_owner.release("1")
     roll_out(live_api, "1")
-    wait(lambda: outbox.pending(link.context) == [])
+    wait(lambda: outbox.pending(link._context) == [])
     broker.kill(forget=True)
     wait(lambda: not link.connected)
     broker.start()
     wait(lambda: link.connected, 20)
     late = live("dev-1")
     wait(lambda: late.received(Kind.ASSIGN))
-    assert late.received(Kind.ASSIGN)[-1] == assignments.current_assignment(link.context, "dev-1")
+    assert late.received(Kind.ASSIGN)[-1] == assignments.current_assignment(link._context, "dev-1")
 
 
 @pytest.mark.broker
@@ -169,7 +168,7 @@ def test_what_happens_while_the_broker_is_away_is_sent_afterwards(link, live_api
     assert live_api.post("/v1/devices/dev-1/poll").status_code == 202
     broker.start()
     wait(lambda: one.received(Kind.ASSIGN) and one.received(Kind.CMD), 20)
-    wait(lambda: outbox.pending(link.context) == [])
+    wait(lambda: outbox.pending(link._context) == [])
 
 
 @pytest.mark.broker
@@ -178,8 +177,7 @@ def test_telemetry_is_acknowledged_once_it_is_stored(link, live, wait):
     record = TelemetryRecord(sequence=7, at=datetime.now(UTC), record=SAMPLE)
     one.send(Kind.TELEMETRY, TelemetryBatch(device="dev-1", stream="s", records=[record]))
     (payload,) = wait(lambda: one.received(Kind.CMD))
-    ack = parse_command(payload)
-    assert (ack.stream, ack.sequence) == ("s", 7)
+    assert parse_command(payload) == TelemetryAck(stream="s", sequence=7)
 
 
 @pytest.mark.broker
@@ -187,9 +185,9 @@ def test_a_device_that_dies_is_offline_by_its_will(link, live, wait):
     gone = Presence(device="dev-1", online=False).to_bytes()
     one = live(will=(Topic("dev-1", Kind.PRESENCE), gone))
     one.send(Kind.PRESENCE, Presence(device="dev-1", online=True))
-    wait(lambda: twin(link.context).online)
+    wait(lambda: twin(link._context).online)
     one.client.stop()
-    wait(lambda: not twin(link.context).online)
+    wait(lambda: not twin(link._context).online)
 
 
 @pytest.mark.broker
@@ -199,7 +197,7 @@ def test_a_revoked_device_is_mute_although_its_connection_stands(link, live_api,
     roll_out(live_api, "1")
     wait(lambda: one.received(Kind.ASSIGN))
     assert live_api.request("DELETE", "/v1/devices/dev-1").status_code == 204
-    with link.context.store.write() as session:
+    with link._context.store.write() as session:
         outbox.put_command(session, "dev-1", parse_command(b'{"schema":1,"type":"poll_now"}'), datetime.now(UTC))
         outbox.put_command(session, "dev-2", parse_command(b'{"schema":1,"type":"poll_now"}'), datetime.now(UTC))
     link.wake()
@@ -223,8 +221,9 @@ def test_who_has_no_certificate_of_ours_is_nobody(link, live_context):
 
 
 def test_a_device_speaks_for_itself_and_on_the_right_topic():
-    presence = Presence(device="dev-1", online=True).to_bytes()
-    assert read_message(Topic("dev-1", Kind.PRESENCE), presence).online
+    message = Presence(device="dev-1", online=True)
+    presence = message.to_bytes()
+    assert read_message(Topic("dev-1", Kind.PRESENCE), presence) == message
     with pytest.raises(MalformedMessage, match="speaks for device dev-1"):
         read_message(Topic("dev-2", Kind.PRESENCE), presence)
     with pytest.raises(MalformedMessage, match="is of type presence"):
@@ -255,7 +254,7 @@ def test_a_state_waits_for_a_database_that_is_away(link, live, wait, monkeypatch
 
     monkeypatch.setattr("wherry_server.link.reports.ingest_state", away)
     one.send(Kind.STATE, one.device.report())
-    wait(lambda: twin(link.context).online)
+    wait(lambda: twin(link._context).online)
     assert len(tries) == 3
 
 
