@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from wherry.profile import load_profiles
@@ -58,7 +60,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
     """Write a linear ONNX model, float[N,4] -> float[N,3], its weights times `scale`."""
 
     def make(name: str = "linear.onnx", scale: float = 1.0, kind: type = np.float32, seed: int = 1) -> Path:
-        weights = (np.random.default_rng(seed).random((4, 3)) * scale).astype(kind)
+        weights: NDArray[Any] = (np.random.default_rng(seed).random((4, 3)) * scale).astype(kind)
         element = TensorProto.FLOAT16 if kind is np.float16 else TensorProto.FLOAT
         graph = helper.make_graph(
             [helper.make_node("MatMul", ["x", "w"], ["y"])],

@@ -12,6 +12,7 @@ from wherry.identity import sha256_digest
 from wherry_cli.packaging import registry as registry_module
 from wherry_cli.packaging.credentials import Credentials, find_credentials
 from wherry_cli.packaging.oci import OCI_MANIFEST, Blob
+from wherry_cli.packaging.progress import Progress
 from wherry_cli.packaging.reference import parse_reference, registry_url
 from wherry_cli.packaging.registry import RegistryClient
 
@@ -147,7 +148,7 @@ def test_a_large_blob_goes_on_where_the_connection_broke(registry, store, monkey
     """docker-registry resumes a chunk that it never saw; one whose answer was lost makes it start over."""
     monkeypatch.setattr(registry_module, "CHUNK_BYTES", 64 * 1024)
     data = hashlib.shake_256(str(chunks).encode()).digest(64 * 1024 * 5)
-    told = []
+    told: list[Progress] = []
     with RegistryClient(registry, transport=network, sleep=no_sleep) as client:
         assert client.push_blob("t/large", blob(data), report=told.append) == "sent"
         assert client.pull_blob("t/large", sha256_digest(data), store).read_bytes() == data
