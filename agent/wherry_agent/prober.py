@@ -87,13 +87,13 @@ class HttpProber:
                     method, url, body=body, headers={"Connection": "close", **(headers or {})},
                     timeout=urllib3.Timeout(total=timeout), preload_content=False, redirect=False,
                 )  # fmt: skip
-                parts, size = [], 0
-                for part in response.stream(65536):
+                body_parts, size = [], 0
+                while part := response.read1(65536):  # what has arrived: a dripping body must not outlast the deadline
                     size += len(part)
                     if size > limit or time.monotonic() > deadline:
-                        raise InferenceError(f"GET {url}", f"answered more than {limit} bytes or too slowly")
-                    parts.append(part)
-                return response.status, b"".join(parts), response.headers
+                        raise InferenceError(f"{method} {url}", f"answered more than {limit} bytes or too slowly")
+                    body_parts.append(part)
+                return response.status, b"".join(body_parts), response.headers
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise InferenceError(f"{method} {url}", f"no answer ({_plain(error)})") from error
 
