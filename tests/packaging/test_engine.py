@@ -73,7 +73,8 @@ def run() -> Iterator[Run]:
             "run", "--detach", "--name", name, "--platform", image.platform, "--read-only", "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges:true", "--pids-limit", str(image.run.pids),
             "--memory", f"{image.run.memory_mb}m", "--memory-swap", f"{image.run.memory_mb}m",
-            "--ipc", "private", "--init", "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=8m,uid=65532,gid=65532,mode=0700",
+            "--ipc", "private", "--init",
+            "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=8m,uid=65532,gid=65532,mode=0700",
             "--publish", f"127.0.0.1:{port}:{image.run.port}", *more, reference,
         )  # fmt: skip
         return f"http://127.0.0.1:{port}"
