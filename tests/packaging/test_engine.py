@@ -141,6 +141,23 @@ def test_an_image_serves_hardened_without_shell_and_read_only(made, run):
 
 @pytest.mark.docker
 @pytest.mark.registry
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["litert", "tflite"])
+def test_both_tflite_runtimes_serve_what_was_recorded(registry, package_cache, model_files, tmp_path, run, runtime):
+    order = PackageOrder(
+        "okay-nabu", "2.5", ("generic-amd64",), model=model_files["pymicro-wakeword-2.5.0"], registry=registry,
+        output=tmp_path, cache=package_cache, runtime=runtime,
+    )  # fmt: skip
+    image = package(order).images[0]
+    url = run(image)
+    wait_ready(url, 60)
+    check_golden(url, GoldenFile.model_validate_json((tmp_path / "golden.json").read_bytes()))
+    with urllib.request.urlopen(f"{url}/v2/models/okay-nabu", timeout=5) as answer:
+        assert json.load(answer)["parameters"]["runtime"] == runtime
+
+
+@pytest.mark.docker
+@pytest.mark.registry
 @pytest.mark.qemu
 @pytest.mark.slow
 def test_an_arm64_image_made_here_serves_under_qemu(made, run, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from wherry.identity import sha256_digest
 from wherry.release import GoldenFile, GoldenGate, HttpGate, ModelFile
 from wherry_cli.packaging.app_layer import serving_layer
 from wherry_cli.packaging.base import Base
-from wherry_cli.packaging.build import ImageOptions, build_image, check_size
+from wherry_cli.packaging.build import ImageOptions, assemble, build_image, check_size
 from wherry_cli.packaging.command import PackageOrder, package, parse_shapes
 from wherry_cli.packaging.from_image import ReadyMade, rebuild_image
 from wherry_cli.packaging.golden import golden_bytes
@@ -303,12 +304,37 @@ def test_package_pushes_one_image_per_profile_and_describes_them(light, registry
         "whole", "1", ("generic-amd64",), from_image=reference, golden=golden, registry=registry, cache=tmp_path / "c2"
     )
     again = package(ready)
-    assert [layer.kind for layer in again.images[0].layers] == ["base", "runtime", "serving", "model", "golden"]
-    assert again.images[0].signature == made.images[0].signature
+    assert again.images[0] == made.images[0].model_copy(update={"stage": "prod"}), "nothing was new"
     with pytest.raises(RegistryError, match="is for linux/amd64"):
         package(PackageOrder("whole", "1", ("raspberry-pi-5",), from_image=reference, registry=registry))
     with pytest.raises(RegistryError, match="is not in the registry"):
         package(PackageOrder("whole", "1", ("generic-amd64",), from_image=f"{registry}/a:b", registry=registry))
+
+
+@pytest.mark.registry
+def test_a_gpu_base_of_the_registry_brings_runtime_and_needs(
+    registry, make_model, model_files, store, profiles, tmp_path
+):
+    reference = profiles["jetson-orin"].base.reference
+    order = PackageOrder(
+        "eyes", "1", ("jetson-orin",), model=make_model(), registry=registry, cache=tmp_path / "cache",
+        provider="TensorrtExecutionProvider",
+    )  # fmt: skip
+    with RegistryClient(registry) as client:
+        if client.manifest("wherry/base", reference.partition(":")[2]) is None:
+            with pytest.raises(RegistryError, match=r"Dockerfile\.jetson"):
+                package(order)
+        layer = make_layer("other", [Entry("usr/lib/libcuda", data=b"gpu")], store)
+        config = L4T | {"os": "linux", "architecture": "arm64", "rootfs": {"diff_ids": [layer.diff_id]}}
+        base = assemble(profiles["jetson-orin"], config, [layer], {}, None)
+        push_image(base, client, "wherry/base", reference.partition(":")[2])
+        image = package(order).images[0]
+        assert [item.kind for item in image.layers] == ["other", "serving", "model"]
+        assert (image.needs.l4t, image.needs.sm) == (["36"], ["87"])
+        built = json.loads(client.read_blob("wherry/eyes", image.config_digest))
+        assert built["architecture"] == "arm64"
+    with pytest.raises(InputError, match="holds the runtime onnx, the model needs litert"):
+        package(replace(order, model=model_files["pymicro-wakeword-2.5.0"]))
 
 
 def test_package_without_registry_saves_to_the_folder(light, make_model, tmp_path):

@@ -242,6 +242,17 @@ def base_for(
         return debian_base(base, platform, store, registry, report)
     reference = parse_reference(base.reference or "", registry.registry if registry else None)
     if registry is not None and registry.registry == reference.registry:
-        return registry_image(reference, platform, registry, store, report)
+        return _made_base(reference, platform, registry, store, report)
     with RegistryClient.for_user(reference.registry) as other:
-        return registry_image(reference, platform, other, store, report)
+        found = _made_base(reference, platform, other, store, report)
+    return Base(found.layers, found.config)  # another registry's repositories cannot be mounted
+
+
+def _made_base(reference: Reference, platform: str, registry: RegistryClient, store: Store, report: Report) -> Base:
+    if registry.manifest(reference.repository, reference.version) is None:
+        raise RegistryError(
+            f"base image {reference}",
+            "is not in the registry",
+            "Make it with Dockerfile.jetson and push it there, or give --base debian to serve on the CPU",
+        )
+    return registry_image(reference, platform, registry, store, report)

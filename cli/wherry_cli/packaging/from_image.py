@@ -113,10 +113,11 @@ def rebuild_image(ready: ReadyMade, profile: DeviceProfile, store: Store) -> tup
     """
     files = read_models(ready.base.layers)
     served = _served(ready, _model_file(ready, files))
-    golden = golden_bytes(ready.name, ready.cases) if ready.cases else files.get(ready.name, {}).get("golden.json")
+    present = files.get(ready.name, {}).get("golden.json")
+    golden = golden_bytes(ready.name, ready.cases) if ready.cases else present
     layers = ready.base.layers
     config = dict(ready.base.config)
-    if ready.cases and golden is not None:
+    if golden is not None and golden != present:
         entry = Entry(f"{model_folder(ready.name)}/golden.json", data=golden)
         added = make_layer("golden", [entry], store, compress=False)
         layers = (*layers, added)
