@@ -196,6 +196,7 @@ def test_what_a_model_server_never_uses_stays_out(path, kept):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_wheels_are_for_the_target(profiles, package_cache):
     """Real wheels, arm64 on whatever this machine is; from the cache when they were unpacked before."""
     layer = runtime_layer("tflite", profiles["generic-arm64"], Store(package_cache))

@@ -117,6 +117,7 @@ def check_golden(url: str, golden: GoldenFile) -> None:
 @pytest.mark.docker
 @pytest.mark.registry
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_image_serves_hardened_without_shell_and_read_only(made, run):
     images, golden = made
     url = run(images["generic-amd64"])
@@ -142,6 +143,7 @@ def test_an_image_serves_hardened_without_shell_and_read_only(made, run):
 @pytest.mark.docker
 @pytest.mark.registry
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("runtime", ["litert", "tflite"])
 def test_both_tflite_runtimes_serve_what_was_recorded(registry, package_cache, model_files, tmp_path, run, runtime):
     order = PackageOrder(
@@ -160,6 +162,7 @@ def test_both_tflite_runtimes_serve_what_was_recorded(registry, package_cache, m
 @pytest.mark.registry
 @pytest.mark.qemu
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_arm64_image_made_here_serves_under_qemu(made, run, tmp_path):
     if shutil.which("qemu-aarch64-static") is None:
         pytest.skip("qemu-user-static is not installed")
