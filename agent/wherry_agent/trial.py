@@ -51,15 +51,24 @@ class Patience:
         soak_seconds: how long a candidate is watched after the switch.
         poll_seconds: pause between questions whether it is ready.
         answer_seconds: most that one such question may take.
+        alive_seconds: how long a container that cannot be asked must run.
         golden_limit: most bytes of a golden.json.
         latency_requests: fewest requests that a latency gate times.
     """
 
-    soak_seconds: float = 5.0
+    soak_seconds: float = 0.5
     poll_seconds: float = 0.1
     answer_seconds: float = 2.0
+    alive_seconds: float = 2.0
     golden_limit: int = 64 * 1_048_576
     latency_requests: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _StillRuns:
+    """For images that declare no way to ask them: they must not end at once."""
+
+    kind = "alive"
 
 
 class _Exited(Exception):
@@ -98,9 +107,11 @@ class Examiner:
             StepCancelled: asked to give way.
         """
         declared = list(image.image.gates)
+        first: list[object] = []
         if not any(isinstance(gate, ReadyGate | HttpGate) for gate in declared):
-            declared.insert(0, ReadyGate(deadline_seconds=image.image.run.start_seconds))
-        return self._through(self._begin(name, image, cancel), declared)
+            custom = image.image.runtime == "custom"
+            first = [_StillRuns() if custom else ReadyGate(deadline_seconds=image.image.run.start_seconds)]
+        return self._through(self._begin(name, image, cancel), [*first, *declared])
 
     def soak(self, name: str, image: TrustedImage, cancel: Cancel) -> Verdict:
         """Watch the candidate for a while, then ask its golden cases once more.
@@ -175,6 +186,10 @@ class Examiner:
                 return self._ready(trial, gate)
             case HttpGate():
                 return self._http(trial, gate)
+            case _StillRuns():
+                trial.cancel.wait(self._patience.alive_seconds)
+                self._must_run(trial)
+                return gates.alive(time.monotonic() - began)
             case SignatureGate():
                 image = trial.image.image
                 document = self._prober.metadata(trial.base_url, image.model, gate.deadline_seconds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from wherry.release import HttpGate, ReadyGate
+from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Entry, container_name
 from wherry_agent.events import Event, HealthChecked
 from wherry_agent.intake import Background
@@ -40,7 +42,7 @@ class Watch:
 
     def ask(self, entry: Entry, observed: Observed) -> None:
         """Ask everything that serves, and known-goods that do not but should."""
-        targets: dict[str, tuple[str, int, str]] = {}
+        targets: dict[str, tuple[str, int, TrustedImage]] = {}
         for name, slot in entry.slots.items():
             active = serving(entry, observed, slot)
             if active is None:
@@ -48,14 +50,14 @@ class Watch:
             for image in (active[0] if active else None, slot.known_good):
                 container = observed.containers.get(container_name(entry.device, name, image)) if image else None
                 if image and container and container.state == "running":
-                    targets[container.name] = (name, container.port, image.image.model)
+                    targets[container.name] = (name, container.port, image)
         if not targets:
             return
         prober, put = self._prober, self._put
 
         def job() -> None:
-            for container, (slot, port, model) in targets.items():
-                put(HealthChecked(slot, container, prober.ready(f"http://127.0.0.1:{port}", model, _SECONDS)))
+            for container, (slot, port, image) in targets.items():
+                put(HealthChecked(slot, container, _answers(prober, f"http://127.0.0.1:{port}", image)))
 
         self._aide.submit("health", job)
 
@@ -89,3 +91,13 @@ class Watch:
     def broken(self) -> frozenset[str]:
         """Slots whose known-good does not answer although it was started anew twice."""
         return frozenset(slot for slot, times in self._revived.items() if times >= 2)
+
+
+def _answers(prober: Prober, base_url: str, image: TrustedImage) -> bool:
+    """Asked as the release's own gates ask; an image that cannot be asked is well as long as it runs."""
+    for gate in image.image.gates:
+        if isinstance(gate, HttpGate):
+            return prober.status(base_url, gate.path, _SECONDS) == gate.status
+    if image.image.runtime == "custom" and not any(isinstance(gate, ReadyGate) for gate in image.image.gates):
+        return True
+    return prober.ready(base_url, image.image.model, _SECONDS)

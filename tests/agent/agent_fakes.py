@@ -125,7 +125,7 @@ class World:
         """Name of the container that answers well at a stable port."""
         for name, container in self.containers.items():
             if container.port == self.routes.get(stable) and container.state == "running":
-                return name if self.behaviours[name] in ("good", "late") else None
+                return name if self.behaviours[name] in ("good", "custom") else None
         return None
 
     @staticmethod
@@ -265,10 +265,10 @@ class FakeProber:
         return "absent"
 
     def ready(self, base_url: str, model: str, timeout: float) -> bool:
-        return self._behaviour(base_url) not in ("absent", "never_ready", "hung")
+        return self._behaviour(base_url) not in ("absent", "never_ready", "hung", "custom")
 
     def status(self, base_url: str, path: str, timeout: float) -> int | None:
-        return 200 if self.ready(base_url, "", timeout) else None
+        return 200 if path == "/up" and self._behaviour(base_url) == "custom" else None
 
     def metadata(self, base_url: str, model: str, timeout: float) -> dict[str, Any]:
         behaviour = self._behaviour(base_url)
@@ -456,7 +456,7 @@ class Device:
         fetcher = wrap(FakeFetcher(world), {"fetch"})
         self.trust = FakeTrust(self.catalogue)
         self.server = Recording()
-        examiner = Examiner(engine, prober, Patience(soak_seconds=0, poll_seconds=0.05))
+        examiner = Examiner(engine, prober, Patience(soak_seconds=0, poll_seconds=0.05, alive_seconds=0))
         executor = Executor(Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world))
         journal = Journal(self.folder / "journal.db", DEVICE, self.limits)
         self.worker = InlineWorker(executor, self.queue.append)

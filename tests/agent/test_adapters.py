@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.server
+import ipaddress
 import json
 import shutil
 import socket
@@ -367,3 +368,34 @@ def test_a_packet_filter_that_cannot_be_run_is_a_route_error(monkeypatch):
 def test_a_port_that_nft_refuses_is_a_route_error():
     with pytest.raises(RouteError):
         KernelRoute("wherry_core_test").apply({8991: 0x1FFFF})
+
+
+@pytest.mark.docker
+@pytest.mark.registry
+def test_other_containers_reach_the_stable_port_only_when_told_to(real):
+    _, (image, _), *_ = real
+    subnet = docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "bridge")
+    gateway = str(next(ipaddress.ip_network(subnet).hosts()))
+    stable = free_port()
+
+    def ask_from_a_container() -> str:
+        request = r"/bin/busybox printf 'GET /who HTTP/1.0\r\n\r\n'"
+        command = f"{request} | /bin/busybox nc -w 2 {gateway} {stable} | /bin/busybox tail -n 1"
+        return docker(
+            "run", "--rm", "--entrypoint", "/bin/busybox", image.image.config_digest, "sh", "-c", command, check=False
+        )  # fmt: skip
+
+    for addresses, expected in ((("127.0.0.1",), ""), (("127.0.0.1", gateway), "1")):
+        engine, route = DockerEngine(DEVICE, RunOptions(), URL, addresses), KernelRoute("wherry_core_test", addresses)
+        port = free_port()
+        try:
+            engine.create(NAME, "main", image, port, stable)
+            engine.start(NAME)
+            wait_for(lambda port=port: get(port) == "1")
+            route.apply({stable: port})
+            assert route.read() == {stable: port}
+            assert get(stable) == "1"
+            assert ask_from_a_container() == expected
+        finally:
+            route.clear()
+            engine.remove(NAME)

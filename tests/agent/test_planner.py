@@ -62,7 +62,7 @@ def test_a_device_that_does_not_know_what_is_wanted_goes_on_serving():
 def test_an_admitted_release_has_the_whole_way_before_it():
     known = entry(SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, "admitted")))
     steps = sentence(desired(main=V2), observed(contain(V1), routes=SERVING_1), known)
-    assert steps == ["Fetch", "Stage", "Start", "Probe", "Switch", "Soak", "Commit", "Prune"]
+    assert steps == ["Fetch", "Stage", "Start", "Probe", "Switch", "Soak", "Commit"]
 
 
 @pytest.mark.parametrize(
@@ -135,18 +135,19 @@ def test_a_wait_made_by_a_clock_of_the_future_is_over():
 
 
 def test_after_a_commit_the_old_one_is_retired_and_what_is_older_goes():
-    slot = SlotEntry("main", 8500, known_good=V3, previous=V2, deployment=trial(V3, "pruning"), litter=(V1,))
+    slot = SlotEntry("main", 8500, known_good=V3, previous=V2, litter=(V1,))
     seen = observed(contain(V1, "exited"), contain(V2), contain(V3), routes={8500: 18503})
-    (step,) = plan(desired(main=V3), seen, entry(slot), START)
-    assert (step.kind, step.retire, step.images) == ("Prune", V2, (V1,))
-    assert step.containers == (container_name(DEVICE, "main", V1),)
+    down, prune = plan(desired(main=V3), seen, entry(slot), START)
+    assert (down.kind, down.image) == ("StandDown", V2)
+    assert (prune.kind, prune.images) == ("Prune", (V1,))
+    assert prune.containers == (container_name(DEVICE, "main", V1),)
 
 
-def test_known_good_and_previous_are_never_swept_and_strays_are():
+def test_known_good_and_previous_are_never_pruned_and_strays_are():
     slot = SlotEntry("main", 8500, known_good=V2, previous=V1, litter=(V1, V2, V3))
     seen = observed(contain(V1, "exited"), contain(V2), contain(V3), routes={8500: 18502})
     (step,) = plan(desired(main=V2), seen, entry(slot), START)
-    assert (step.kind, step.images) == ("Sweep", (V3,))
+    assert (step.kind, step.images) == ("Prune", (V3,))
     assert step.containers == (container_name(DEVICE, "main", V3),)
 
 
@@ -185,7 +186,7 @@ def test_service_in_every_slot_comes_before_any_deployment():
 
 
 def test_containers_of_slots_nobody_knows_are_swept():
-    assert sentence(desired(), observed(contain(V1, slot="ghost")), entry()) == ["Sweep"]
+    assert sentence(desired(), observed(contain(V1, slot="ghost")), entry()) == ["Prune"]
 
 
 def wants(known, wanted, now=START):

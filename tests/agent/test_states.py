@@ -15,8 +15,7 @@ from wherry_agent.states import PHASE_TABLE, allows, draw, next_phase
 
 WAY = [
     ("admit", "admitted"), ("fetch", "fetching"), ("stage", "staging"), ("start", "starting"), ("probe", "probing"),
-    ("switch", "switching"), ("soak", "soaking"), ("commit", "committing"), ("committed", "pruning"),
-    ("finish", "committed"),
+    ("switch", "switching"), ("soak", "soaking"), ("commit", "committing"), ("committed", "committed"),
 ]  # fmt: skip
 
 
@@ -52,7 +51,6 @@ def test_a_gate_can_fail_before_the_commit_and_never_after_it():
     assert [phase for phase in PHASES if allows(phase, "fail")] == [
         "staging", "starting", "probing", "switching", "soaking", "committing",
     ]  # fmt: skip
-    assert not allows("pruning", "supersede")
     assert not allows("committing", "supersede")
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from wherry.messages import Retry
+from wherry.release import HttpGate
 from wherry_agent.events import AssignmentReceived, CommandReceived
 
 
@@ -18,7 +19,7 @@ def test_a_first_release_is_fetched_tried_and_served(device):
     assert (slot.port, slot.serving.version, slot.known_good.version) == (8500, "1", "1")
     assert device.phases() == [
         "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing",
-        "pruning", "committed",
+        "committed",
     ]  # fmt: skip
     assert [gate.kind for gate in slot.deployment.gates] == ["ready", "signature", "golden", "soak"]
 
@@ -257,6 +258,23 @@ def test_a_known_good_that_runs_but_does_not_answer_is_started_anew(device):
     device.world.behaviours[name] = "good"
     device.tick(times=2)
     assert device.state.slots[0].healthy
+
+
+@pytest.mark.parametrize("gates", [[], [HttpGate(path="/up", deadline_seconds=1)]], ids=["no gates", "http gate"])
+def test_an_image_that_speaks_no_model_protocol_is_tried_and_stays_healthy(device, gates):
+    device.release("5", "custom", runtime="custom", gates=gates)
+    device.assign(1, main="5")
+    device.tick(times=20)
+    slot = device.state.slots[0]
+    assert (slot.deployment.phase, slot.healthy) == ("committed", True)
+    assert slot.deployment.gates[0].kind == ("http" if gates else "alive")
+    assert not [what for what in device.world.history if "exited" in what]
+
+
+def test_an_image_that_ends_at_once_is_rejected_even_without_gates(device):
+    device.release("5", "crash", runtime="custom", gates=[])
+    device.assign(1, main="5")
+    assert device.state.slots[0].deployment.phase == "rejected"
 
 
 def test_a_replayed_assignment_changes_nothing_and_is_reported(device):
