@@ -18,11 +18,11 @@ from wherry.schemas import load_json
 MESSAGE_SCHEMA = 1
 
 PHASES = (
-    "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing", "pruning",
+    "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing",
     "committed", "rolling_back", "rejected", "refused", "removed",
 )  # fmt: skip
 Phase = Literal[
-    "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing", "pruning",
+    "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing",
     "committed", "rolling_back", "rejected", "refused", "removed",
 ]  # fmt: skip
 """Phases of a deployment as reported. The last of a deployment is one of FINAL_PHASES.

@@ -131,7 +131,8 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         store = IdentityStore(state)
         identity = store.load()
         inbox = control.Inbox()
-        host = Host(_images_folder(config, state))
+        profile = load_profiles().get(identity.profile)
+        host = Host(_images_folder(config, state), profile.sensors if profile else ())
         spool = Spool(state / "spool.db", identity.device, config.spool_mb * 1_048_576, host.boot_id())
         stack.callback(spool.close)
 
@@ -156,6 +157,7 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         stack.callback(link.stop)
         schedule.start()
         stack.callback(schedule.stop)
+        stack.callback(flusher.stop)
         _log.info("agent of device %s (%s) runs on %s", identity.device, identity.profile, state)
         control.run(inbox, reconciler, patience_seconds=4 * config.tick_seconds)
         _log.info("stopping; containers go on serving")

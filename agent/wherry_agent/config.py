@@ -67,7 +67,7 @@ class AgentConfig(BaseModel):
     sample_seconds: _Seconds = 15
     flush_seconds: _Seconds = 5
     renew_check_seconds: _Seconds = 3600
-    soak_seconds: float = Field(default=5, ge=0, le=3600)
+    soak_seconds: float = Field(default=0.5, ge=0, le=3600)
     reserve_mb: int = Field(default=64, ge=0)
     watermark_mb: int = Field(default=256, ge=0)
     backoff_base_seconds: _Seconds = 2

@@ -9,15 +9,13 @@ from __future__ import annotations
 import grp
 import io
 import logging
+import sys
 import tarfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-import docker
-import docker.errors
-import docker.types
-import requests
 from pydantic import TypeAdapter, ValidationError
 
 from wherry.errors import Conflict, EngineError, NotFound, Tampered, WherryError
@@ -25,6 +23,16 @@ from wherry.profile import RunOptions
 from wherry.release import LABEL
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.ports import Container, ContainerState, RestartPolicy
+
+# requests, below the SDK, works without its library that guesses encodings; the engine speaks UTF-8, and the
+# library costs a device 3 MB of memory.
+sys.modules.setdefault("charset_normalizer", None)  # type: ignore[arg-type]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import docker
+    import docker.errors
+    import docker.types
+    import requests
 
 _log = logging.getLogger(__name__)
 _IMAGE = TypeAdapter(TrustedImage)

@@ -26,7 +26,6 @@ class Limits:
         backoff_base_seconds, backoff_max_seconds: waits double from one to the other.
         unclear_attempts: failures whose cause is unclear before the release is blamed.
         tampered_attempts: downloads that are not what was signed before the deployment is refused for now.
-        prune_attempts: tries to tidy up before a committed deployment is called so anyway.
         reserve_mb: memory to stay free beside a candidate in overlap mode.
     """
 
@@ -34,7 +33,6 @@ class Limits:
     backoff_max_seconds: float = 600.0
     unclear_attempts: int = 3
     tampered_attempts: int = 3
-    prune_attempts: int = 3
     reserve_mb: int = 64
 
     def wait(self, attempts: int) -> timedelta:

@@ -159,8 +159,6 @@ class Executor:
         self._port(self._name(step.slot, step.image))
 
     def _prune(self, step: steps.Prune) -> None:
-        if step.retire:
-            self._stand_down(steps.StandDown(step.slot, step.retire))
         self._discard(step.containers, step.images)
 
     def _stand_down(self, step: steps.StandDown) -> None:
@@ -211,9 +209,6 @@ class Executor:
             self._engine.stop(name, step.drain_seconds)
             self._engine.remove(name)
 
-    def _sweep(self, step: steps.Sweep) -> None:
-        self._discard(step.containers, step.images)
-
     def _ensure_serving(self, step: steps.EnsureServing) -> None:
         name = self._name(step.slot, step.image)
         found = self._engine.inspect(name)
@@ -260,7 +255,6 @@ _ACTIONS: Mapping[type, Callable[[Executor, Any], None]] = {
     steps.Prune: Executor._prune,
     steps.Rollback: Executor._roll_back,
     steps.Remove: Executor._remove,
-    steps.Sweep: Executor._sweep,
     steps.StandDown: Executor._stand_down,
     steps.EnsureServing: Executor._ensure_serving,
     steps.EnsureRoute: Executor._ensure_route,

@@ -27,7 +27,6 @@ from wherry_agent.steps import (
     StandDown,
     Start,
     Step,
-    Sweep,
     Switch,
 )
 
@@ -152,14 +151,6 @@ def _commit(view: _View, image: TrustedImage) -> list[Step]:
     return [Commit(view.slot.slot, image)]
 
 
-def _prune(view: _View, image: TrustedImage) -> list[Step]:
-    slot = view.slot
-    # Before the commit is journaled the known-good is still the one to retire.
-    old = slot.previous if same(slot.known_good, image) else slot.known_good
-    retire = old if old and view.runs(old) else None
-    return [Prune(slot.slot, retire, _strays(view, (image, old)), _unneeded(view))]
-
-
 _WAY: tuple[tuple[Phase, str, Callable[[_View, TrustedImage], list[Step]]], ...] = (
     ("fetching", "Fetch", _fetch),
     ("staging", "Stage", _stage),
@@ -168,7 +159,6 @@ _WAY: tuple[tuple[Phase, str, Callable[[_View, TrustedImage], list[Step]]], ...]
     ("switching", "Switch", _switch),
     ("soaking", "Soak", _soak),
     ("committing", "Commit", _commit),
-    ("pruning", "Prune", _prune),
 )
 _POSITION: Mapping[str, int] = {"admitted": 0, **{phase: index for index, (phase, _, _) in enumerate(_WAY)}}
 
@@ -197,7 +187,7 @@ def _settled(view: _View) -> list[Step]:
     if slot.previous and view.runs(slot.previous) and not view.broken and view.runs(slot.known_good):
         steps.append(StandDown(slot.slot, slot.previous))
     containers, images = _strays(view, (slot.known_good, slot.previous)), _unneeded(view)
-    return [*steps, Sweep(slot.slot, containers, images)] if containers or images else steps
+    return [*steps, Prune(slot.slot, containers, images)] if containers or images else steps
 
 
 def _strays(view: _View, kept: tuple[TrustedImage | None, ...]) -> tuple[str, ...]:
@@ -226,7 +216,7 @@ def _strangers(observed: Observed, entry: Entry) -> list[Step]:
     for container in observed.containers.values():
         if container.slot not in entry.slots:
             lost.setdefault(container.slot, []).append(container.name)
-    return [Sweep(slot, tuple(sorted(names)), ()) for slot, names in sorted(lost.items())]
+    return [Prune(slot, tuple(sorted(names)), ()) for slot, names in sorted(lost.items())]
 
 
 def to_admit(

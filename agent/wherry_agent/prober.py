@@ -50,7 +50,13 @@ class HttpProber:
     def infer(self, base_url: str, model: str, case: GoldenCase, timeout: float) -> tuple[Sequence[Tensor], float]:
         """Post a case's inputs in binary form; the output tensors and the seconds it took."""
         inputs = [tensor_from_golden(item) for item in case.inputs]
-        body, header_length = encode_request(inputs, outputs=[item.name for item in case.outputs], binary=True)
+        # A streaming model starts anew for each case: its answer must not depend on who asked before.
+        body, header_length = encode_request(
+            inputs,
+            outputs=[item.name for item in case.outputs],
+            binary=True,
+            parameters={"sequence_start": True},
+        )
         headers = {"Content-Type": "application/octet-stream"}
         if header_length is not None:
             headers[HEADER_LENGTH] = str(header_length)

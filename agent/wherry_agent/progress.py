@@ -256,12 +256,9 @@ def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetim
     )  # fmt: skip
 
 
-def _after_prune(entry: Entry, slot: SlotEntry, step: steps.Step, now: datetime, _limits: Limits) -> Entry:
-    if slot.trial is None or not isinstance(step, steps.Prune):
-        return entry
-    litter = tuple(image for image in slot.litter if image not in step.images)
-    finished = _moved(slot.trial, "finish", now, retry_at=None, attempts=0)
-    return _with(entry, replace(slot, deployment=finished, litter=litter))
+def _after_prune(entry: Entry, slot: SlotEntry, step: steps.Step, _now: datetime, _limits: Limits) -> Entry:
+    images = step.images if isinstance(step, steps.Prune) else ()
+    return _with(entry, replace(slot, litter=tuple(image for image in slot.litter if image not in images)))
 
 
 _ROLLED_BACK: Mapping[Verdict, Move] = {"reject": "reject", "retry": "retry", "supersede": "withdrawn"}
@@ -292,11 +289,6 @@ def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetim
     )  # fmt: skip
 
 
-def _after_sweep(entry: Entry, slot: SlotEntry, step: steps.Step, _now: datetime, _limits: Limits) -> Entry:
-    images = step.images if isinstance(step, steps.Sweep) else ()
-    return _with(entry, replace(slot, litter=tuple(image for image in slot.litter if image not in images)))
-
-
 def _failed(
     entry: Entry, slot: SlotEntry, step: steps.Step, outcome: Failed, now: datetime, limits: Limits
 ) -> Entry:  # fmt: skip
@@ -307,12 +299,6 @@ def _failed(
     problem, wait = problem_of(outcome.error), now + limits.wait(attempts)
     if isinstance(step, steps.Rollback):
         return _with(entry, replace(slot, deployment=replace(trial, attempts=attempts, retry_at=wait)))
-    if isinstance(step, steps.Prune):
-        if attempts >= limits.prune_attempts:
-            moved = _moved(trial, "finish", now, retry_at=None, attempts=0)
-        else:
-            moved = _moved(trial, "retry", now, attempts=attempts, retry_at=wait)
-        return _with(entry, replace(slot, deployment=moved))
     if isinstance(step, steps.Fetch):
         refused = isinstance(outcome.error, Tampered) and attempts >= limits.tampered_attempts
         at = now + limits.wait(attempts + 4) if refused else wait
@@ -337,7 +323,6 @@ _ENDINGS: Mapping[type, Callable[[Entry, SlotEntry, Any, datetime, Limits], Entr
     steps.Prune: _after_prune,
     steps.Rollback: _after_rollback,
     steps.Remove: _after_remove,
-    steps.Sweep: _after_sweep,
 }
 _REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
     Booted: _booted,

@@ -13,7 +13,7 @@ from wherry.errors import PhaseError
 from wherry.messages import FINAL_PHASES, PHASES, Phase
 
 Move = Literal[
-    "admit", "refuse", "fetch", "stage", "start", "probe", "switch", "soak", "commit", "committed", "prune", "finish",
+    "admit", "refuse", "fetch", "stage", "start", "probe", "switch", "soak", "commit", "committed",
     "fail", "roll_back", "reject", "retry", "supersede", "withdrawn", "reboot", "remove",
 ]  # fmt: skip
 
@@ -43,10 +43,7 @@ PHASE_TABLE: Mapping[tuple[Phase | None, Move], Phase] = {
     ("soaking", "soak"): "soaking",
     ("soaking", "commit"): "committing",
     ("committing", "commit"): "committing",
-    ("committing", "committed"): "pruning",
-    ("pruning", "prune"): "pruning",
-    ("pruning", "retry"): "pruning",
-    ("pruning", "finish"): "committed",
+    ("committing", "committed"): "committed",
     **{(phase, "fail"): "rolling_back" for phase in _TRIAL},
     **{(phase, "supersede"): "rolling_back" for phase in _TRIAL if phase != "committing"},
     # After a reboot containers and routes are what the engine brought back: go through the gates again.

@@ -117,19 +117,10 @@ class Commit(Step):
 
 @dataclass(frozen=True, slots=True)
 class Prune(Step):
-    """Drain and stop the release before, keep it for rollback, remove what is older.
+    """Remove containers and images that no release of the slot needs any more."""
 
-    Attributes:
-        retire: the previous known-good, to be stopped and kept.
-        containers: names of containers to remove.
-        images: images that nothing needs any more.
-    """
-
-    retire: TrustedImage | None
     containers: tuple[str, ...]
     images: tuple[TrustedImage, ...]
-
-    move = "prune"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +144,8 @@ class Remove(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep(Step):
-    """Remove containers and images that no release of the slot needs."""
-
-    containers: tuple[str, ...]
-    images: tuple[TrustedImage, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class StandDown(Step):
-    """Stop a release that is kept for rollback only, and runs without need."""
+    """Drain and stop the release before the known-good; its container is kept for rollback."""
 
     image: TrustedImage
 
