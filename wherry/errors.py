@@ -309,8 +309,12 @@ class Conflict(WherryError):
 
 
 def walk_errors(root: type[WherryError] = WherryError) -> list[type[WherryError]]:
-    """Every error class of the tree, parents before children."""
+    """Every error class of this page, parents before children.
+
+    A program may refine one for itself; its code, and so what a reader sees, stays the parent's.
+    """
     found = [root]
     for child in root.__subclasses__():
-        found.extend(walk_errors(child))
+        if child.__module__ == __name__:
+            found.extend(walk_errors(child))
     return found
