@@ -78,12 +78,17 @@ def serving(entry: Entry, observed: Observed, slot: SlotEntry) -> tuple[TrustedI
 
 
 def active_slots(entry: Entry, observed: Observed) -> list[ActiveSlot]:
-    """The slots that serve now, with the address of their container."""
+    """The models that answer callers now, with the address of their container.
+
+    More than one in a slot while a swap is on: the one before goes on answering on connections that are open.
+    """
     found = []
     for name, slot in sorted(entry.slots.items()):
-        active = serving(entry, observed, slot)
-        if active:
-            found.append(ActiveSlot(name, active[0].ref, f"http://127.0.0.1:{active[1].port}"))
+        trial = slot.trial.image if slot.trial and slot.trial.holds_route else None
+        for image in (slot.previous, slot.known_good, trial):
+            container = observed.containers.get(container_name(entry.device, name, image)) if image else None
+            if image and container and container.running:
+                found.append(ActiveSlot(name, image.ref, f"http://127.0.0.1:{container.port}"))
     return found
 
 

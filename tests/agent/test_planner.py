@@ -13,6 +13,7 @@ from wherry_agent.assignment import Assignment, Marks
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, container_name
 from wherry_agent.planner import assign_ports, plan, to_admit, to_supersede
 from wherry_agent.ports import Container, Observed
+from wherry_agent.reporter import active_slots
 
 V1, V2, V3 = make_image(1), make_image(2), make_image(3)
 PROBLEM = Problem(code="deployment.gate", thing="release vision 2", reason="wrong", fix="correct it")
@@ -234,3 +235,19 @@ def test_stable_ports_are_given_once_and_for_ever():
     assert assign_ports(known, {"zoo": V1, "cam": V2}, {"zoo": 8501, "main": 9000}, 8500) == {
         "main": 8500, "cam": 8502, "zoo": 8501,
     }  # fmt: skip
+
+
+def test_telemetry_reads_the_release_before_until_it_has_stood_down():
+    known = entry(SlotEntry("main", 8500, known_good=V2, previous=V1))
+    draining = observed(contain(V1), contain(V2), routes={8500: 18502})
+    assert [slot.release.version for slot in active_slots(known, draining)] == ["1", "2"]
+    stopped = observed(contain(V1, "exited"), contain(V2), routes={8500: 18502})
+    assert [slot.release.version for slot in active_slots(known, stopped)] == ["2"]
+
+
+def test_telemetry_leaves_a_candidate_alone_until_callers_reach_it():
+    probing = entry(SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, "probing")))
+    seen = observed(contain(V1), contain(V2), routes=SERVING_1)
+    assert [slot.release.version for slot in active_slots(probing, seen)] == ["1"]
+    soaking = entry(SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, "soaking")))
+    assert [slot.release.version for slot in active_slots(soaking, seen)] == ["1", "2"]
