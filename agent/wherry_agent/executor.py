@@ -22,6 +22,7 @@ from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progres
 from wherry_agent.trial import Examiner, Verdict
 
 _log = logging.getLogger(__name__)
+_STRAY_DRAIN_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ class Executor:
         self._engine.start(self._name(step.slot, step.image))
 
     def _retire(self, step: steps.Retire) -> None:
+        self._say_farewell()
         # Its restart policy stays: after a power cut in the middle it must come back.
         self._engine.stop(self._name(step.slot, step.image), step.image.image.run.drain_seconds)
 
@@ -179,6 +181,9 @@ class Executor:
             container = self._engine.inspect(name)
             if container is not None:
                 self._leave(container)
+                if container.running:
+                    self._say_farewell()
+                    self._engine.stop(name, _STRAY_DRAIN_SECONDS)
                 self._engine.remove(name)
         for image in images:
             self._engine.remove_image(image)
@@ -190,6 +195,7 @@ class Executor:
             return
         self._leave(container)
         if container.running:
+            self._say_farewell()
             self._engine.restart_policy(name, "no")
             self._engine.stop(name, min(step.candidate.image.run.drain_seconds, 2))
         self._engine.remove(name)
@@ -205,6 +211,7 @@ class Executor:
         routes = dict(self._route.read())
         if routes.pop(step.slot_port, None) is not None:
             self._route.apply(routes)
+        self._say_farewell()
         for name in step.containers:
             self._engine.stop(name, step.drain_seconds)
             self._engine.remove(name)

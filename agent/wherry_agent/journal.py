@@ -30,6 +30,13 @@ _META = TypeAdapter(dict[str, str | int])
 _VOLATILE = {"deployment": {"finished", "fetched_bytes"}}
 
 
+def _damaged(error: Exception) -> bool:
+    """Whether the file itself is unusable. A full disk or a lock is not: the journal's marks must outlive those."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
+
+
 class Journal:
     """The one writer of deployment state. Used by the control loop's thread only.
 
@@ -49,10 +56,13 @@ class Journal:
             self._rows = self._open()
             self.entry = _decode(self._rows, device)
         except (sqlite3.DatabaseError, ValidationError, KeyError) as error:
-            if isinstance(error, sqlite3.OperationalError) and "disk" not in str(error):
+            if not _damaged(error):
                 raise StoreError(f"journal {path}", str(error)) from error
             self._set_aside(str(error).splitlines()[0])
-            self._rows = self._open()
+            try:
+                self._rows = self._open()
+            except sqlite3.DatabaseError as again:
+                raise StoreError(f"journal {path}", str(again)) from again
             self.entry = _decode(self._rows, device)
 
     def _open(self) -> dict[str, bytes]:

@@ -79,6 +79,7 @@ def plan(
         _View(slot, desired, observed, entry, now, limits, name in broken) for name, slot in sorted(entry.slots.items())
     ]
     steps: list[Step] = [step for view in views for step in _serving(view)]
+    steps += [step for view in views for step in _standing_down(view)]
     for view in views:
         steps += _deploying(view, view.slot.trial) if view.slot.trial else _settled(view)
     return steps + _strangers(observed, entry)
@@ -88,7 +89,7 @@ def _serving(view: _View) -> Iterator[Step]:
     """The known-good runs, and the slot's port is turned to what should answer."""
     slot, trial = view.slot, view.slot.trial
     yielding = trial is not None and trial.mode == "replace" and trial.phase != "rolling_back" and _past_staging(trial)
-    fallback = slot.previous if view.broken and trial is None else None
+    fallback = slot.previous if view.broken and not yielding and not (trial and trial.holds_route) else None
     for image in (fallback, slot.known_good):
         if image and not yielding and not view.runs(image):
             yield EnsureServing(slot.slot, image, slot.port)
@@ -103,6 +104,18 @@ def _serving(view: _View) -> Iterator[Step]:
         return
     if view.observed.routes.get(slot.port) != container.port:
         yield EnsureRoute(slot.slot, answering, slot.port, container.port)
+
+
+def _standing_down(view: _View) -> Iterator[Step]:
+    """The release before stops once the known-good has taken over; never while callers still reach it."""
+    slot, trial = view.slot, view.slot.trial
+    good = view.container(slot.known_good) if slot.known_good else None
+    if slot.previous is None or not view.runs(slot.previous) or view.broken or good is None or not good.running:
+        return
+    if trial and (trial.phase not in ("admitted", "fetching") or same(trial.image, slot.previous)):
+        return
+    if view.observed.routes.get(slot.port) == good.port:
+        yield StandDown(slot.slot, slot.previous)
 
 
 def _past_staging(trial: Deployment) -> bool:
@@ -183,11 +196,8 @@ def _settled(view: _View) -> list[Step]:
         if mine or slot.known_good or slot.previous or slot.port in view.observed.routes:
             drain = slot.known_good.image.run.drain_seconds if slot.known_good else 0
             return [Remove(slot.slot, slot.port, mine, drain)]
-    steps: list[Step] = []
-    if slot.previous and view.runs(slot.previous) and not view.broken and view.runs(slot.known_good):
-        steps.append(StandDown(slot.slot, slot.previous))
     containers, images = _strays(view, (slot.known_good, slot.previous)), _unneeded(view)
-    return [*steps, Prune(slot.slot, containers, images)] if containers or images else steps
+    return [Prune(slot.slot, containers, images)] if containers or images else []
 
 
 def _strays(view: _View, kept: tuple[TrustedImage | None, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
 from wherry_agent.admission import admit
 from wherry_agent.assignment import Assignment, TrustedImage
-from wherry_agent.entry import Entry
+from wherry_agent.entry import Entry, container_name
 from wherry_agent.intake import Background, Intake, tells_news
 from wherry_agent.journal import Journal
 from wherry_agent.outbox import Outbox
@@ -175,7 +175,7 @@ class Reconciler:
             self._waits.pop(key, None)
             self._outbox.clear(name)
         if isinstance(step, steps.EnsureServing) and step.restart:
-            self._watch.revived(step.slot)
+            self._watch.revived(container_name(self.entry.device, step.slot, step.image))
         self._journal.apply(event, now)
 
     # -- observe, plan, act ------------------------------------------------------------------------------
@@ -261,11 +261,15 @@ class Reconciler:
     def _broken(self) -> frozenset[str]:
         """Slots whose known-good cannot be brought back to life."""
         failed = {
-            key[0]
-            for key, (attempts, _) in self._waits.items()
-            if key[1] == "EnsureServing" and attempts >= _GIVEN_UP_AFTER
+            name
+            for name, slot in self.entry.slots.items()
+            if slot.known_good and self._attempts(name, slot.known_good) >= _GIVEN_UP_AFTER
         }
-        return self._watch.broken() | failed
+        return self._watch.broken(self.entry) | failed
+
+    def _attempts(self, slot: str, image: TrustedImage) -> int:
+        """How often in a row a release could not be brought back to life."""
+        return self._waits.get((slot, "EnsureServing", image.digest), (0, None))[0]
 
     def _give_way(self, running: steps.Step, ready: list[steps.Step]) -> None:
         """A newer wish cancels the running step; a slot that is down cancels a download."""

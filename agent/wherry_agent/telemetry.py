@@ -80,7 +80,7 @@ class Sampler:
     """Spools what each serving model did, and how the device is.
 
     How far each model was read is written in the same commit as the sample, so that a restart of the agent
-    neither repeats nor forgets requests. A model that has just left is read once more.
+    neither repeats nor forgets requests. A model that has left is read for as long as it answers.
 
     Args:
         active: the slots that serve now.
@@ -129,13 +129,15 @@ class Sampler:
             current = {_key(slot): slot for slot in self._active()}
             problems: list[WherryError] = []
             records: list[SlotSample | HostSample] = []
+            answering = dict(current)
             for key, slot in {**self._last, **current}.items():
                 try:
                     records += self._slot_records(key, slot, now)
+                    answering[key] = slot
                 except (InferenceError, MalformedMessage) as error:
                     if key in current:
                         problems.append(error)
-            self._last, self._previous = current, now
+            self._last, self._previous = answering, now
             bookmark = self._bookmark(current) if records else None
             try:
                 records += self._host_records(now)

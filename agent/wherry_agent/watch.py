@@ -69,28 +69,34 @@ class Watch:
         active = serving(entry, observed, slot)
         if active and active[1].name == event.container:
             self.healthy[event.slot] = event.ok
-        good = slot.known_good
-        if good and container_name(entry.device, event.slot, good) == event.container:
-            self._unready[event.slot] = 0 if event.ok else self._unready.get(event.slot, 0) + 1
+        if event.container == _known_good(entry, event.slot):
+            self._unready[event.container] = 0 if event.ok else self._unready.get(event.container, 0) + 1
             if event.ok:
-                self._revived.pop(event.slot, None)
+                self._revived.pop(event.container, None)
 
     def revivals(self, entry: Entry) -> list[Step]:
         """Known-goods that run but have not answered for a while are started anew."""
         found: list[Step] = []
         for name, slot in sorted(entry.slots.items()):
-            if slot.known_good and not slot.trial and self._unready.get(name, 0) >= self._patience:
+            unready = self._unready.get(_known_good(entry, name), 0)
+            if slot.known_good and not slot.trial and unready >= self._patience:
                 found.append(EnsureServing(name, slot.known_good, slot.port, restart=True))
         return found
 
-    def revived(self, slot: str) -> None:
+    def revived(self, container: str) -> None:
         """A known-good was started anew: it gets its time to answer again."""
-        self._unready[slot] = 0
-        self._revived[slot] = self._revived.get(slot, 0) + 1
+        self._unready[container] = 0
+        self._revived[container] = self._revived.get(container, 0) + 1
 
-    def broken(self) -> frozenset[str]:
+    def broken(self, entry: Entry) -> frozenset[str]:
         """Slots whose known-good does not answer although it was started anew twice."""
-        return frozenset(slot for slot, times in self._revived.items() if times >= 2)
+        return frozenset(slot for slot in entry.slots if self._revived.get(_known_good(entry, slot), 0) >= 2)
+
+
+def _known_good(entry: Entry, slot: str) -> str:
+    """Name of the container of a slot's known-good: what is counted of one release says nothing about the next."""
+    image = entry.slots[slot].known_good
+    return container_name(entry.device, slot, image) if image else ""
 
 
 def _answers(prober: Prober, base_url: str, image: TrustedImage) -> bool:

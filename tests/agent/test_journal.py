@@ -131,6 +131,25 @@ def test_a_journal_that_cannot_be_opened_is_not_thrown_away(tmp_path):
         open_journal(tmp_path)
 
 
+def test_a_full_disk_at_the_start_does_not_cost_the_journal(tmp_path, monkeypatch):
+    filled(tmp_path).close()
+    before = (tmp_path / "journal.db").read_bytes()
+    scratch = sqlite3.connect(":memory:")
+    scratch.execute("PRAGMA max_page_count=1")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        scratch.execute("CREATE TABLE big (x)")
+    scratch.close()
+
+    def no_room(self):
+        raise full.value
+
+    monkeypatch.setattr(Journal, "_open", no_room)
+    with pytest.raises(StoreError, match="disk is full"):
+        open_journal(tmp_path)
+    assert (tmp_path / "journal.db").read_bytes() == before
+    assert not (tmp_path / "journal.db.corrupt").exists()
+
+
 def test_deployments_are_numbered_for_ever(tmp_path):
     journal = filled(tmp_path)
     first = journal.entry.slots["main"].deployment.id

@@ -251,3 +251,25 @@ def test_telemetry_leaves_a_candidate_alone_until_callers_reach_it():
     assert [slot.release.version for slot in active_slots(probing, seen)] == ["1"]
     soaking = entry(SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, "soaking")))
     assert [slot.release.version for slot in active_slots(soaking, seen)] == ["1", "2"]
+
+
+def test_the_release_before_stands_down_even_when_the_next_one_is_already_wanted():
+    known = entry(SlotEntry("main", 8500, known_good=V2, previous=V1, deployment=trial(V3, "fetching")))
+    seen = observed(contain(V1), contain(V2), routes={8500: 18502})
+    assert sentence(desired(main=V3), seen, known)[:2] == ["StandDown", "Fetch"]
+    probing = entry(SlotEntry("main", 8500, known_good=V2, previous=V1, deployment=trial(V3, "probing")))
+    assert "StandDown" not in sentence(desired(main=V3), seen, probing)
+
+
+def test_a_release_that_callers_still_reach_never_stands_down():
+    known = entry(SlotEntry("main", 8500, known_good=V2, previous=V1))
+    seen = observed(contain(V1), contain(V2), routes=SERVING_1)
+    assert sentence(desired(main=V2), seen, known) == ["EnsureRoute"]
+
+
+def test_a_fallback_goes_on_serving_while_its_successor_is_fetched():
+    known = entry(SlotEntry("main", 8500, known_good=V2, previous=V1, deployment=trial(V3, "fetching")))
+    seen = observed(contain(V1), contain(V2), routes=SERVING_1)
+    steps = [step.kind for step in plan(desired(main=V3), seen, known, START, broken=frozenset({"main"}))]
+    assert "EnsureRoute" not in steps
+    assert "StandDown" not in steps

@@ -173,6 +173,19 @@ def test_a_model_that_has_just_left_is_read_once_more(world):
     assert [(record.version, record.requests) for record in world.take()] == [("1", 5), ("1", 4), ("2", 1)]
 
 
+def test_a_model_that_drains_is_read_for_as_long_as_it_answers(world):
+    old, new = slot(), slot(version="2", url="http://127.0.0.1:2")
+    world.after(15, requests=5)
+    world.slots = [new]
+    world.counters[new.base_url] = counters(0)
+    for total in (7, 9):
+        world.counters[old.base_url] = counters(total)
+        world.after(15)
+    del world.counters[old.base_url]
+    world.after(15)
+    assert sum(record.requests for record in world.take() if record.version == "1") == 9
+
+
 def test_a_rollback_to_a_process_that_ran_on_counts_nothing_twice(world):
     world.after(15, requests=5)
     world.slots = [slot(version="2", url="http://127.0.0.1:2")]

@@ -123,6 +123,21 @@ def test_retry_of_a_rollout_sends_the_command_first_and_then_a_newer_assignment(
     assert view(api, rollout)["state"] == "completed"
 
 
+def test_an_older_rollout_that_is_retried_is_followed_and_takes_the_slot_over(context, api, owner, device):
+    first, second = owner.release("1"), owner.release("2")
+    older = roll_out(api, "1")
+    device.sequence, device.rejected = 1, [first.digest]
+    reports.ingest_state(context, device.runs(first, "rejected", problem=GATE))
+    newer = roll_out(api, "2")
+    device.sequence, device.rejected = 2, [first.digest, second.digest]
+    reports.ingest_state(context, device.runs(second, "rejected", problem=GATE))
+    api.post(f"/v1/rollouts/{older['id']}/retry")
+    device.sequence, device.rejected = 3, []
+    reports.ingest_state(context, device.runs(first))
+    assert view(api, older)["state"] == "completed"
+    assert view(api, newer)["state"] == "failed"
+
+
 def test_a_device_of_another_profile_is_a_misfit_with_words_and_gets_nothing(context, api, owner, make_device):
     make_device("dev-1").enrol()
     make_device("dev-2", "generic-arm64").enrol()

@@ -59,7 +59,7 @@ def follow_device(session: Session, device: Device, now: datetime) -> list[int]:
     query = (
         select(RolloutTarget)
         .where(RolloutTarget.device == device.id, RolloutTarget.state.in_(_FOLLOWED))
-        .order_by(RolloutTarget.rollout.desc())
+        .order_by(RolloutTarget.sequence.desc(), RolloutTarget.rollout.desc())
     )
     newest: dict[str, RolloutTarget] = {}
     for target in session.scalars(query):

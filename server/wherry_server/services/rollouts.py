@@ -83,6 +83,8 @@ def change_rollout(context: Context, rollout: int, verb: Verb) -> None:
         row.reason = ""
         if verb == "retry":
             _queue_retries(session, rollout, row.slot, now)
+            session.flush()
+            _supersede(session, row)
         record(session, now, f"rollout.{verb}", str(rollout))
     advance(context, rollout)
     context.wake()
