@@ -216,7 +216,8 @@ class Lab:
         """Make the server's CA, keys and database, and the broker's configuration."""
         data = str(self.folder / "server")
         self.run(
-            "wherry-server", "init", "--data", data, "--host", "127.0.0.1", "--port", str(self.ports.server),
+            "wherry-server", "init", "--data", data, "--host", "127.0.0.1", "--bind", "127.0.0.1",
+            "--port", str(self.ports.server),
             "--broker-host", "127.0.0.1", "--broker-port", str(self.ports.broker),
         )  # fmt: skip
         self.run("wherry-server", "broker-config", "--data", data, "--out", str(self.folder / "broker"))

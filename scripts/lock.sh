@@ -12,3 +12,4 @@ for runtime in onnx litert tflite; do
   compile pyproject.toml --extra serving --extra "$runtime" --output-file "requirements/serving-$runtime.txt"
 done
 echo uv | compile - --output-file requirements/tools.txt
+printf 'mlserver\nonnxruntime\n' | compile - --output-file requirements/bench-mlserver.txt

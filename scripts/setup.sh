@@ -7,12 +7,21 @@ what=${1:-test}
 SUDO=""
 [ "$(id -u)" = 0 ] || SUDO=sudo
 say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
+if [ -n "$SUDO" ] && ! command -v sudo >/dev/null; then
+  say "needs root or sudo to install packages and to use the Docker engine. Run it as root, or install sudo." >&2
+  exit 1
+fi
+if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  say "needs Python 3.11 or newer, found $(python3 --version 2>&1). Install it and run the command again." >&2
+  exit 1
+fi
 
 # command (or file) · Debian package · why we need it
 needs() {
   cat <<'LIST'
 dockerd docker.io the container engine that runs the models
 iptables iptables the engine's own networking
+apparmor_parser apparmor the engine confines containers with it where the kernel has it
 nft nftables the agent switches a slot's port with it
 mosquitto mosquitto the MQTT broker of the control channel
 docker-registry docker-registry the OCI registry that holds the images
@@ -49,12 +58,19 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 1
   fi
   rm -f "$log"
+  # Debian starts what it installs. Ours run on ports and folders of their own, so these are not needed.
+  if [ -d /run/systemd/system ]; then
+    for unit in mosquitto docker-registry postgresql; do
+      case " ${missing[*]} " in
+        *" $unit "*)
+          say "stopping the $unit service that the package started: Wherry starts its own"
+          $SUDO systemctl disable --now --quiet "$unit" || true
+          ;;
+      esac
+    done
+  fi
 fi
 
-if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-  say "needs Python 3.11 or newer, found $(python3 --version). Install it and run the command again." >&2
-  exit 1
-fi
 stamp=.venv/.lock-sha256
 want=$(cat requirements/tools.txt requirements/dev.txt pyproject.toml | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then

@@ -249,7 +249,7 @@ class LinkError(AdapterError):
     """The MQTT broker failed or cannot be reached."""
 
     code = "adapter.link"
-    hint = "Check the broker's address and certificates and that port 8883 is open"
+    hint = "Check the broker's address and certificates and that its port is open"
 
 
 class ServerError(AdapterError):

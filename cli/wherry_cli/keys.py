@@ -30,7 +30,10 @@ def init(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Make the owner's keys and the first signed metadata, and give the metadata to the server."""
+    """Make the owner's keys and the first signed metadata, and give the metadata to the server.
+
+    With WHERRY_KEY_PASSPHRASE set, the private keys are encrypted with it.
+    """
     from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without
 
     out, home = Output(as_json), find_home()
@@ -46,9 +49,24 @@ def _initialised(home: Home, info: RepositoryInfo) -> RenderableType:
         ("The server takes releases that are signed with your keys.\n", "green"),
         f"Keys: {names} in {home.keys}\n",
         f"Metadata: root {info.root}, targets {info.targets}, snapshot {info.snapshot}; copy in {home.repository}\n",
-        ("Back up the keys now. Root keys are needed again only to replace keys: keep them offline.\n", "yellow"),
+        (
+            "Back up the keys now; WHERRY_KEY_PASSPHRASE encrypts them when they are made. Root keys are needed again once a year (`wherry keys renew`): keep them offline.\n",
+            "yellow",
+        ),
         ("Next: wherry device token DEVICE, then wherry push MODEL.", "dim"),
     )
+
+
+@app.command()
+def renew(as_json: Json = False) -> None:
+    """Sign a new root before the old one expires, with the same keys: once a year."""
+    from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without
+
+    out = Output(as_json)
+    with connected() as client:
+        info = Owner(find_home(), client, out.note).renew_root(now_utc())
+    until_day = f", valid until {info.expires['root']:%Y-%m-%d}" if "root" in info.expires else ""
+    out.result(info, lambda: Text(f"Signed root {info.root}{until_day}."))
 
 
 @app.command()

@@ -80,7 +80,7 @@ class Owner:
         if threshold > roots:
             raise InputError("--threshold", f"asks for {threshold} signatures of {roots} root keys")
         if self._local.load():
-            return self._bring_up(self._standing())
+            return self._bring_up(self._same_roots(roots, threshold))
         info = self._client.repository()
         if info.root:
             return self._adopt(info)
@@ -88,6 +88,15 @@ class Owner:
         # Keys from a first attempt that did not reach the server are used, not replaced.
         keys = self._keys.owner_keys(with_root=True) if self._keys.names() else self._keys.create_owner_keys(roots)
         return self._upload(repository.init_repository(keys, online, now, threshold))
+
+    def _same_roots(self, roots: int, threshold: int) -> Standing:
+        """What exists already, if it is what was asked for."""
+        standing = self._standing()
+        made = verify_owner_set(standing.files).root.roles["root"]
+        if (len(made.keyids), made.threshold) != (roots, threshold):
+            reason = f"exists already with {made.threshold} of {len(made.keyids)} root keys"
+            raise Conflict("release metadata", reason, "Ask for the same numbers, or use another WHERRY_HOME")
+        return standing
 
     def check(self) -> None:
         """Make sure that publishing can work, before long work is done for it.
@@ -144,6 +153,17 @@ class Owner:
         """Sign targets and snapshot again with new expiry dates."""
         standing = self._usable_standing()
         files = repository.publish(standing.files, [], self._owner_keys(), now)
+        return self._upload({**standing.missing, **files})
+
+    def renew_root(self, now: datetime) -> RepositoryInfo:
+        """Sign a new root with the same keys and a new expiry date; needs enough of the root keys here.
+
+        Raises:
+            TrustError: too few of the root keys are here.
+            ConfigError: nobody ran `wherry keys init` for this server.
+        """
+        standing, keys = self._usable_standing(), self._keys.owner_keys(with_root=True)
+        files = repository.rotate_root(standing.files, keys, keys, now)
         return self._upload({**standing.missing, **files})
 
     def _standing(self) -> Standing:

@@ -156,5 +156,6 @@ def renew(as_json: Json = False) -> None:
 
 
 def _renewed(info: RepositoryInfo) -> Text:
-    dates = ", ".join(f"{role} until {info.expires[role]:%Y-%m-%d}" for role in sorted(info.expires))
+    signed = [role for role in ("targets", "snapshot") if role in info.expires]
+    dates = ", ".join(f"{role} until {info.expires[role]:%Y-%m-%d}" for role in signed)
     return Text(f"Signed again: {dates or f'targets {info.targets}, snapshot {info.snapshot}'}.")

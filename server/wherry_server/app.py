@@ -106,6 +106,7 @@ def init(
     port: Annotated[int, typer.Option(help="HTTPS port.")] = 8470,
     broker_host: Annotated[str, typer.Option(help="Name or address of the MQTT broker; default: the host.")] = "",
     broker_port: Annotated[int, typer.Option(help="MQTT over TLS port.")] = 8883,
+    bind: Annotated[str, typer.Option(help="Address that server and broker listen on; default: all.")] = "",
     database_url: Annotated[str, typer.Option(help="SQLAlchemy URL; default: SQLite in the data folder.")] = "",
 ) -> None:
     """Make a data folder: settings, certificate authority, online keys, database and a first API token."""
@@ -116,6 +117,7 @@ def init(
         raise Conflict(f"data folder {data}", "is initialised already", "Use another folder, or `wherry-server run`")
     chosen: dict[str, object] = {"host": host, "port": port, "broker_port": broker_port}
     chosen |= {"broker_host": broker_host} if broker_host else {}
+    chosen |= {"bind": bind} if bind else {}
     chosen |= {"database_url": database_url} if database_url else {}
     config = make_config(data, chosen)
     try:

@@ -37,7 +37,7 @@ log_dest stderr
 log_type error
 log_type warning
 log_type notice
-listener {port}
+listener {port}{bind}
 cafile {folder}/ca.crt
 certfile {folder}/broker.crt
 keyfile {folder}/broker.key
@@ -89,11 +89,17 @@ def write_broker_folder(
         _write(out / "acl", acl_text(revoked))
         (out / "acl").chmod(0o600)
         target = out / "mosquitto.conf"
-        _write(target, _CONFIGURATION.format(folder=out, port=config.broker_port, user=_broker_user(out)))
+        _write(target, _configuration(config, out))
         _give_to_broker(out)
     except OSError as error:
         raise StoreError(f"broker folder {out}", str(error)) from error
     return target
+
+
+def _configuration(config: ServerConfig, out: Path) -> str:
+    # Without an address the broker listens on all of them, IPv6 as well.
+    bind = "" if config.bind == "0.0.0.0" else f" {config.bind}"  # noqa: S104
+    return _CONFIGURATION.format(folder=out, port=config.broker_port, bind=bind, user=_broker_user(out))
 
 
 def rewrite_acl(folder: Path, revoked: Iterable[str]) -> bool:

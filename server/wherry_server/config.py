@@ -23,7 +23,7 @@ class ServerConfig(BaseModel):
         data: folder that holds everything the server keeps.
         host: name or address under which devices and operators reach the server.
         names: further names and addresses for the server's and the broker's certificates.
-        bind, port: where the HTTPS server listens.
+        bind, port: where the HTTPS server listens; the broker's configuration uses the same address.
         broker_host, broker_port: where devices find the MQTT broker; the host defaults to `host`.
         link: whether this server talks to the broker at all.
         broker_folder: the folder that `broker-config` wrote; its acl is rewritten when a device is revoked.

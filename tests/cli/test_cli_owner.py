@@ -178,6 +178,16 @@ def test_revoke_withdraws_an_image_for_good(owner, server, package):
     assert "was never published" in owner("release", "revoke", "vision", "9", "--yes").err
 
 
+def test_the_root_is_renewed_with_the_same_keys(owner, server):
+    assert "Signed root 2" in owner("keys", "renew").out
+    assert {"2.root.json", "2.targets.json", "2.snapshot.json"} <= server.files.keys()
+
+
+def test_keys_init_again_with_other_numbers_is_refused(owner):
+    assert owner("keys", "init").code == 0
+    assert "exists already with 1 of 1 root keys" in owner("keys", "init", "--roots", "3", "--threshold", "2").err
+
+
 def test_renew_signs_again(owner, server):
     assert "Signed again" in owner("release", "renew").out
     assert "2.snapshot.json" in server.files
