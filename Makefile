@@ -20,7 +20,8 @@ check: setup ## formatting, lint, types, layers, generated docs
 	$(PY) scripts/generate_docs.py --check
 
 test: setup ## all tests, on a real engine, broker, registry and databases
-	$(SUDO) $(PY) -m pytest
+	@$(SUDO) $(PY) -m pytest; status=$$?; \
+	[ -z "$(SUDO)" ] || sudo chown -R "$$(id -u):$$(id -g)" build .pytest_cache .hypothesis; exit $$status
 
 demo: ## the main job, end to end; leaves everything running
 	@bash scripts/setup.sh demo

@@ -49,10 +49,8 @@ def _initialised(home: Home, info: RepositoryInfo) -> RenderableType:
         ("The server takes releases that are signed with your keys.\n", "green"),
         f"Keys: {names} in {home.keys}\n",
         f"Metadata: root {info.root}, targets {info.targets}, snapshot {info.snapshot}; copy in {home.repository}\n",
-        (
-            "Back up the keys now; WHERRY_KEY_PASSPHRASE encrypts them when they are made. Root keys are needed again once a year (`wherry keys renew`): keep them offline.\n",
-            "yellow",
-        ),
+        ("Back up the keys now; WHERRY_KEY_PASSPHRASE encrypts them when they are made.\n", "yellow"),
+        ("Root keys are needed again once a year (`wherry keys renew`): keep them offline.\n", "yellow"),
         ("Next: wherry device token DEVICE, then wherry push MODEL.", "dim"),
     )
 
