@@ -439,6 +439,7 @@ def main() -> int:
             f"  The model   {lab.slot_url}/v2/models/{MODEL}\n"
             "  Stop it     make demo-stop\n",
             highlight=False,
+            soft_wrap=True,
         )
     return 0 if ok else 1
 
