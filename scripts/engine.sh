@@ -10,6 +10,9 @@ answers() { $SUDO curl -fs --max-time 5 --unix-socket /var/run/docker.sock http:
   $SUDO docker version >/dev/null 2>&1; }
 ours=build/engine/dockerd.pid
 
+# Whether a process is a dockerd, and not one that was killed and waits for its parent.
+lives() { grep -qs dockerd "/proc/$1/comm" && ! grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"; }
+
 start() {
   if answers; then return; fi
   if [ -d /run/systemd/system ]; then
@@ -19,7 +22,7 @@ start() {
     say "starting the Docker engine (no systemd here; log in build/engine/dockerd.log)"
     mkdir -p build/engine
     # A dockerd that was killed leaves its pid file behind and would refuse to start.
-    if [ -f /var/run/docker.pid ] && ! grep -qs dockerd "/proc/$(cat /var/run/docker.pid)/comm"; then
+    if [ -f /var/run/docker.pid ] && ! lives "$(cat /var/run/docker.pid)"; then
       $SUDO rm -f /var/run/docker.pid
     fi
     $SUDO setsid nohup dockerd >build/engine/dockerd.log 2>&1 </dev/null &
