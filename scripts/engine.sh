@@ -10,8 +10,11 @@ answers() { $SUDO curl -fs --max-time 5 --unix-socket /var/run/docker.sock http:
   $SUDO docker version >/dev/null 2>&1; }
 ours=build/engine/dockerd.pid
 
-# Whether a process is a dockerd, and not one that was killed and waits for its parent.
-lives() { grep -qs dockerd "/proc/$1/comm" && ! grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"; }
+# Whether a pid file names a process of that name, and not one that was killed and waits for its parent.
+lives() {
+  local pid
+  pid=$(cat "$1" 2>/dev/null) && grep -qs "$2" "/proc/$pid/comm" && ! grep -qs '^State:[[:space:]]*Z' "/proc/$pid/status"
+}
 
 start() {
   if answers; then return; fi
@@ -21,10 +24,9 @@ start() {
   else
     say "starting the Docker engine (no systemd here; log in build/engine/dockerd.log)"
     mkdir -p build/engine
-    # A dockerd that was killed leaves its pid file behind and would refuse to start.
-    if [ -f /var/run/docker.pid ] && ! lives "$(cat /var/run/docker.pid)"; then
-      $SUDO rm -f /var/run/docker.pid
-    fi
+    # Those that were killed leave their pid files behind; the engine would refuse to start, or wait for them.
+    lives /var/run/docker.pid dockerd || $SUDO rm -f /var/run/docker.pid
+    lives /var/run/docker/containerd/containerd.pid containerd || $SUDO rm -f /var/run/docker/containerd/containerd.pid
     $SUDO setsid nohup dockerd >build/engine/dockerd.log 2>&1 </dev/null &
     echo started >"$ours"
   fi
