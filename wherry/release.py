@@ -37,7 +37,7 @@ RUNTIME_FOLDER = "/opt/wherry/runtime"
 """In the image: the wheels of the model runtime, unpacked."""
 SERVING_PORT = 8080
 LABEL = "io.wherry."
-"""Prefix of image labels (model, version, profile, runtime, provider, precision, stage, l4t, sm) and of container
+"""Prefix of image labels (model, version, profile, runtime, provider, precision, l4t, sm) and of container
 labels (also slot, release, role, device)."""
 
 

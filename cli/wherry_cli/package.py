@@ -218,5 +218,7 @@ def package_page(made: PackageFile, folder: Path) -> RenderableType:
         where = f"{image.repository}@{short}" if image.repository else f"{short} in {folder / image.profile}"
         cells.append((Text(image.profile, style="bold"), size(image.download_bytes), layers, where))
     head = Text.assemble(("Packaged ", "green"), (f"{made.model} {made.version}", "bold green"), f" in {folder}")
-    hint = Text(f"Next: wherry release publish {folder}", style="dim")
+    pushed = all(image.repository for image in made.images)
+    step = f"wherry release publish {folder}" if pushed else "package with --registry HOST:PORT, to publish it"
+    hint = Text(f"Next: {step}", style="dim")
     return Group(head, table(("profile", ">download", "layers", "image"), cells, "No images."), hint)
