@@ -17,16 +17,21 @@ from pydantic.json_schema import models_json_schema
 
 from wherry import __version__
 from wherry.messages import PollNow, Presence, Retry, StateReport, TelemetryAck, TelemetryBatch
+from wherry.questions import DiagnoseReply, DiagnoseRequest, LogsReply, LogsRequest
 from wherry.topics import PREFIX, Kind
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- generated: phases -->", "<!-- end of generated part -->"
 
 CHANNELS: dict[Kind, tuple[str, list[type[BaseModel]]]] = {
-    Kind.CMD: ("Commands from the server to one device. Not retained.", [TelemetryAck, PollNow, Retry]),
+    Kind.CMD: (
+        "Commands from the server to one device. Not retained.",
+        [TelemetryAck, PollNow, Retry, LogsRequest, DiagnoseRequest],
+    ),
     Kind.STATE: ("The device's whole reported state. Retained; the newest wins.", [StateReport]),
     Kind.PRESENCE: ("Online or offline (last will). Retained.", [Presence]),
     Kind.TELEMETRY: ("Spooled records, kept until acknowledged by `telemetry_ack`.", [TelemetryBatch]),
+    Kind.REPLY: ("Answers to an operator's questions. Not retained.", [LogsReply, DiagnoseReply]),
 }
 ASSIGNMENT = (
     "The device's signed desired state: TUF `targets` metadata signed by the delegated role `director`. Retained. "

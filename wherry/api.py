@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.identity import DeviceId, Digest, ModelName, ModelVersion, ProfileName, SlotName
-from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport
+from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport, UpdateLock
+from wherry.questions import Check, LogLine
 
 DEFAULT_SLOT = "main"
 
@@ -119,6 +120,8 @@ class DeviceView(_Model):
     desired: dict[str, ReleaseRef] = {}
     slots: list[SlotReport] = []
     drift: list[str] = []
+    lock: UpdateLock | None = None
+    facts: dict[str, str] = {}
     problem: Problem | None = None
 
 
@@ -137,8 +140,11 @@ class ReleaseImageView(_Model):
     repository: str
     download_bytes: int
     unpacked_bytes: int
+    layers: dict[str, int] = {}
     runtime: str
+    provider: str = ""
     precision: str
+    withdrawn: bool = False
 
 
 class ReleaseView(_Model):
@@ -178,6 +184,7 @@ class RolloutTargetView(_Model):
 
     device: DeviceId
     state: TargetState
+    online: bool = False
     sequence: int = 0
     deployment: DeploymentReport | None = None
     problem: Problem | None = None
@@ -192,6 +199,7 @@ class RolloutView(_Model):
     slot: SlotName
     selector: Selector
     state: RolloutState
+    reason: str = ""
     created: datetime
     ended: datetime | None = None
     counts: dict[str, int] = {}
@@ -281,3 +289,90 @@ class TelemetrySummary(_Model):
 
 
 DeploymentPage.model_rebuild()
+
+
+class LogsQuestion(_Model):
+    """`POST /v1/devices/{id}/logs`: waits for the device's answer, some seconds at most."""
+
+    slot: SlotName = DEFAULT_SLOT
+    lines: int = Field(default=100, ge=1, le=500)
+    since: datetime | None = None
+
+
+class LogsAnswer(_Model):
+    """The newest lines of a slot's container, oldest first."""
+
+    lines: list[LogLine]
+    truncated: bool = False
+
+
+class DiagnoseAnswer(_Model):
+    """`POST /v1/devices/{id}/diagnose`: what `wherry-agent doctor` says there."""
+
+    checks: list[Check]
+    facts: dict[str, str] = {}
+
+
+class AuditEntry(_Model):
+    """Who did what, or was refused what.
+
+    Attributes:
+        actor: name of the API token, `device ID`, or `server`.
+        action: what was done: "rollout.create", "token.create", "login", …
+    """
+
+    id: int
+    at: datetime
+    actor: str = ""
+    action: str
+    thing: str
+    detail: str = ""
+
+
+class AuditPage(Page):
+    """`GET /v1/audit?after=&limit=&action=&thing=`; newest first."""
+
+    items: list[AuditEntry]
+
+
+class VersionSeries(_Model):
+    """One release's numbers over time; every list is as long as the `times` it belongs to.
+
+    Attributes:
+        requests, failures: counted in the step. p50_us, p95_us: None where nothing was answered.
+        memory_bytes: of the containers, the mean over devices.
+    """
+
+    model: ModelName
+    version: ModelVersion
+    counter: int
+    requests: list[int]
+    failures: list[int]
+    p50_us: list[int | None]
+    p95_us: list[int | None]
+    memory_bytes: list[int | None] = []
+
+
+class HostSeries(_Model):
+    """One device's own numbers over time; `temperature` is the highest sensor."""
+
+    cpu_percent: list[float | None]
+    memory_percent: list[float | None]
+    temperature: list[float | None]
+
+
+class TelemetrySeries(_Model):
+    """`GET /v1/telemetry/series?device=&model=&slot=&since=&until=&points=`.
+
+    Attributes:
+        times: beginning of each step, Unix seconds; evenly spaced.
+        step: seconds.
+        host: of one device, when one was asked for.
+        swaps: instants (Unix seconds) at which a release was committed in the window, with its label.
+    """
+
+    times: list[int]
+    step: int
+    versions: list[VersionSeries]
+    host: HostSeries | None = None
+    swaps: list[tuple[int, str]] = []

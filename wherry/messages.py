@@ -9,13 +9,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from wherry.envelope import MESSAGE_SCHEMA as MESSAGE_SCHEMA
+from wherry.envelope import Message as _Message
+from wherry.envelope import Model as _Model
+from wherry.envelope import Problem as Problem
 from wherry.errors import MalformedMessage, UnsupportedSchema
 from wherry.identity import DeviceId, Digest, ModelName, ModelVersion, ProfileName, SlotName
+from wherry.questions import DiagnoseReply, DiagnoseRequest, LogsReply, LogsRequest
 from wherry.schemas import load_json
-
-MESSAGE_SCHEMA = 1
 
 PHASES = (
     "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing",
@@ -31,27 +34,6 @@ Phase = Literal[
 `refused`: nothing was fetched: the assignment did not pass trust, fit or admission.
 """
 FINAL_PHASES = frozenset({"committed", "rejected", "refused", "removed"})
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
-
-class _Message(_Model):
-    schema_: Annotated[int, Field(alias="schema")] = MESSAGE_SCHEMA
-
-    def to_bytes(self) -> bytes:
-        """The message as it goes over the wire."""
-        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
-
-
-class Problem(_Model):
-    """An error in a message: see `wherry.errors.WherryError.as_dict`."""
-
-    code: str
-    thing: str
-    reason: str
-    fix: str
 
 
 class ReleaseRef(_Model):
@@ -85,6 +67,8 @@ class DeploymentReport(_Model):
         sequence: sequence of the assignment that asked for it.
         phases: (phase, when it began) in order.
         fetched_bytes / total_bytes: download progress.
+        gate: kind of the health gate that is asking now.
+        deadline: when the present phase fails by itself, if it has a deadline.
     """
 
     id: str
@@ -100,7 +84,22 @@ class DeploymentReport(_Model):
     total_bytes: int = 0
     mode: Literal["overlap", "replace"] | None = None
     gates: list[GateResult] = []
+    gate: str | None = None
+    deadline: datetime | None = None
     problem: Problem | None = None
+
+
+class UpdateLock(_Model):
+    """An application on the device holds off swaps until it lets go or the lock expires.
+
+    Attributes:
+        holder: who holds it, as it called itself.
+        reason: why, in the holder's words.
+    """
+
+    holder: str
+    reason: str = ""
+    expires: datetime
 
 
 class SlotReport(_Model):
@@ -109,12 +108,14 @@ class SlotReport(_Model):
     Attributes:
         port: the stable local port where applications find the model.
         serving: the release that answers now, or None.
+        since: when `serving` began to answer here.
         known_good: the last one committed.
     """
 
     slot: SlotName
     port: int
     serving: ReleaseRef | None = None
+    since: datetime | None = None
     known_good: ReleaseRef | None = None
     desired: ReleaseRef | None = None
     healthy: bool = False
@@ -127,6 +128,8 @@ class StateReport(_Message):
     Attributes:
         stream, number: order reports of one agent installation; a lower number is stale.
         sequence: the newest assignment accepted.
+        lock: holds off swaps on this device now.
+        facts: what hardware and system it is, by name ("device_tree_model", "l4t_release", "cuda", …).
         problem: why the device cannot converge now, if it cannot.
     """
 
@@ -141,6 +144,8 @@ class StateReport(_Message):
     sequence: int
     slots: list[SlotReport] = []
     rejected: list[Digest] = []
+    lock: UpdateLock | None = None
+    facts: dict[str, str] = {}
     problem: Problem | None = None
 
 
@@ -185,7 +190,14 @@ class SlotSample(_Model):
 
 
 class HostSample(_Model):
-    """The device itself. Percentages are 0 to 100; temperatures in degrees Celsius by sensor."""
+    """The device itself. Percentages are 0 to 100; temperatures in degrees Celsius, watts of power by sensor.
+
+    Attributes:
+        throttled: why the hardware runs slower than it could now ("under-voltage", "temperature", …); None when it
+            cannot tell.
+        gpu_percent, gpu_memory_used_bytes: of the GPU, where the kernel tells.
+        wear_percent: of the flash storage's life, used up, by device.
+    """
 
     type: Literal["host"] = "host"
     cpu_percent: float
@@ -194,6 +206,11 @@ class HostSample(_Model):
     disk_used_bytes: int
     disk_total_bytes: int
     temperatures: dict[str, float] = {}
+    watts: dict[str, float] = {}
+    throttled: list[str] | None = None
+    gpu_percent: float | None = None
+    gpu_memory_used_bytes: int | None = None
+    wear_percent: dict[str, float] = {}
     agent_rss_bytes: int = 0
     agent_cpu_seconds: float = 0.0
 
@@ -258,10 +275,12 @@ class Retry(_Message):
     digest: Digest
 
 
-Command = Annotated[TelemetryAck | PollNow | Retry, Field(discriminator="type")]
-UpMessage = Annotated[StateReport | Presence | TelemetryBatch, Field(discriminator="type")]
-_COMMAND: TypeAdapter[TelemetryAck | PollNow | Retry] = TypeAdapter(Command)
-_UP: TypeAdapter[StateReport | Presence | TelemetryBatch] = TypeAdapter(UpMessage)
+AnyCommand = TelemetryAck | PollNow | Retry | LogsRequest | DiagnoseRequest
+AnyUpMessage = StateReport | Presence | TelemetryBatch | LogsReply | DiagnoseReply
+Command = Annotated[AnyCommand, Field(discriminator="type")]
+UpMessage = Annotated[AnyUpMessage, Field(discriminator="type")]
+_COMMAND: TypeAdapter[AnyCommand] = TypeAdapter(Command)
+_UP: TypeAdapter[AnyUpMessage] = TypeAdapter(UpMessage)
 
 
 def _parse(adapter: TypeAdapter[Any], payload: bytes, name: str) -> Any:
@@ -279,23 +298,23 @@ def _parse(adapter: TypeAdapter[Any], payload: bytes, name: str) -> Any:
         raise MalformedMessage(name, f"field {where}: {first['msg']}") from error
 
 
-def parse_command(payload: bytes) -> TelemetryAck | PollNow | Retry:
+def parse_command(payload: bytes) -> AnyCommand:
     """Read a message from a device's `cmd` topic.
 
     Raises:
         MalformedMessage: not JSON, not a known type, or a wrong field.
         UnsupportedSchema: a schema version this program does not know.
     """
-    command: TelemetryAck | PollNow | Retry = _parse(_COMMAND, payload, "command")
+    command: AnyCommand = _parse(_COMMAND, payload, "command")
     return command
 
 
-def parse_up(payload: bytes) -> StateReport | Presence | TelemetryBatch:
+def parse_up(payload: bytes) -> AnyUpMessage:
     """Read a message from a device's `up/…` topics.
 
     Raises:
         MalformedMessage: not JSON, not a known type, or a wrong field.
         UnsupportedSchema: a schema version this program does not know.
     """
-    message: StateReport | Presence | TelemetryBatch = _parse(_UP, payload, "device message")
+    message: AnyUpMessage = _parse(_UP, payload, "device message")
     return message

@@ -118,7 +118,14 @@ class HostFacts(_Model):
     device_tree_model: str | None = None
     l4t_release: str | None = None
     cuda: str | None = None
+    tensorrt: str | None = None
     sm: str | None = None
+    system: str | None = None
+    kernel: str | None = None
+
+    def by_name(self) -> dict[str, str]:
+        """What is known, as text, for reports and pages."""
+        return {name: str(value) for name, value in self.model_dump(exclude_none=True).items()}
 
 
 def load_profile(text: str, name: str = "profile") -> DeviceProfile:

@@ -140,11 +140,18 @@ Gate = Annotated[ReadyGate | SignatureGate | GoldenGate | LatencyGate | HttpGate
 
 
 class Needs(_Model):
-    """What the image needs of the hardware beyond its profile's name."""
+    """What the image needs of the hardware beyond its profile's name.
+
+    Attributes:
+        l4t: L4T majors it was built for, any of them; sm: GPU architectures it holds code for.
+        cuda, tensorrt: majors it was built against ("12", "10"), any of them.
+    """
 
     memory_mb: int = 0
     l4t: list[str] = []
     sm: list[str] = []
+    cuda: list[str] = []
+    tensorrt: list[str] = []
 
 
 class ReleaseImage(_Model):
@@ -156,6 +163,7 @@ class ReleaseImage(_Model):
         config_digest: digest of the OCI image config (the image id on Docker's classic store).
         unpacked_bytes: size of all layers unpacked.
         download_bytes: size of all layers as transferred.
+        layers: bytes as transferred by layer ("base", "runtime", "serving", "model"), where the packager knows.
         min_counter: images of this model and profile below it are withdrawn.
         revoked: manifest digests that must not run, not even as a rollback.
     """
@@ -171,6 +179,7 @@ class ReleaseImage(_Model):
     config_digest: Digest
     unpacked_bytes: int = Field(ge=0)
     download_bytes: int = Field(default=0, ge=0)
+    layers: dict[str, int] = {}
     runtime: Runtime
     provider: str
     precision: Precision
@@ -204,6 +213,49 @@ class ReleaseImage(_Model):
         return f"{self.model} {self.version}"
 
 
+class PictureInput(_Model):
+    """How a posted picture (JPEG, PNG, PPM …) becomes the model's input tensor, with no code.
+
+    The picture is turned upright, made `width` x `height`, and each channel becomes
+    (value * scale - mean) / std, in the tensor's datatype.
+
+    Attributes:
+        input: the tensor it fills.
+        layout: order of the tensor's axes.
+        colour: order of the channels.
+        fit: "stretch" to the size, "cover" it and cut the edges, or be "contain"ed in it with a border.
+        pad: value of the border, 0 to 255.
+        scale, mean, std: of the normalisation; mean and std have one number a channel, or none.
+    """
+
+    input: str
+    width: int = Field(ge=1, le=8192)
+    height: int = Field(ge=1, le=8192)
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    colour: Literal["rgb", "bgr", "gray"] = "rgb"
+    fit: Literal["stretch", "cover", "contain"] = "stretch"
+    pad: int = Field(default=0, ge=0, le=255)
+    scale: float = 1.0
+    mean: list[float] = []
+    std: list[float] = []
+
+
+class LabelledOutput(_Model):
+    """What the numbers of an output mean.
+
+    Attributes:
+        output: the tensor with one score a class on its last axis.
+        labels: names of the classes, in order.
+        top: how many classes an answer names.
+        softmax: turn scores into probabilities first.
+    """
+
+    output: str
+    labels: list[str]
+    top: int = Field(default=5, ge=1, le=100)
+    softmax: bool = False
+
+
 class ModelFile(_Model):
     """`model.json` beside a model in the image: all that the model server needs to know.
 
@@ -211,6 +263,9 @@ class ModelFile(_Model):
         file: the model's file name in the same folder.
         reset: "each" resets the variables of a stateful TFLite model before each request.
         threads: intra-op threads of the runtime; 0 lets it choose.
+        stage: of the image; `dev` has a page at `/` to try the model in a browser.
+        picture: how a posted picture becomes an input.
+        labelled: what an output's numbers mean.
     """
 
     schema_: Annotated[int, Field(alias="schema")] = MODEL_SCHEMA
@@ -223,6 +278,9 @@ class ModelFile(_Model):
     signature: Signature
     reset: Literal["each", "never"] = "never"
     threads: int = 0
+    stage: Stage = "prod"
+    picture: PictureInput | None = None
+    labelled: LabelledOutput | None = None
 
 
 class GoldenTensor(_Model):

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     STATE = "up/state"
     PRESENCE = "up/presence"
     TELEMETRY = "up/telemetry"
+    REPLY = "up/reply"
 
     @property
     def retained(self) -> bool:

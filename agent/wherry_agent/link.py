@@ -11,6 +11,7 @@ from datetime import datetime
 from wherry.errors import ContractError, LinkError
 from wherry.messages import Presence, StateReport, TelemetryAck, TelemetryBatch, parse_command
 from wherry.mqtt import BrokerSettings, MqttClient
+from wherry.questions import DiagnoseRequest, LogsRequest
 from wherry.topics import Kind, Topic
 from wherry_agent.events import AssignmentReceived, CommandReceived, LinkChanged
 
@@ -134,6 +135,8 @@ class AgentLink:
             return
         if isinstance(command, TelemetryAck):
             self._on_ack(command)
+        elif isinstance(command, LogsRequest | DiagnoseRequest):
+            self._ignore("a question: this agent answers none yet")
         else:
             self._put(CommandReceived(command))
 

@@ -7,8 +7,9 @@ import threading
 import time
 
 from wherry.errors import MalformedMessage, WherryError
-from wherry.messages import Presence, StateReport, TelemetryBatch, parse_up
+from wherry.messages import AnyUpMessage, Presence, StateReport, TelemetryBatch, parse_up
 from wherry.mqtt import MAX_PAYLOAD_BYTES, BrokerSettings, MqttClient
+from wherry.questions import DiagnoseReply, LogsReply
 from wherry.topics import EVERY_DEVICE_UP, Kind, Topic
 from wherry_server.inbox import Inbox
 from wherry_server.services import outbox, reports, telemetry
@@ -21,10 +22,16 @@ _IDLE_SECONDS = 30.0
 _RETRY_SECONDS = 0.1
 _RETRY_MAX_SECONDS = 5.0
 _log = logging.getLogger(__name__)
-_KINDS = {StateReport: Kind.STATE, Presence: Kind.PRESENCE, TelemetryBatch: Kind.TELEMETRY}
+_KINDS = {
+    StateReport: Kind.STATE,
+    Presence: Kind.PRESENCE,
+    TelemetryBatch: Kind.TELEMETRY,
+    LogsReply: Kind.REPLY,
+    DiagnoseReply: Kind.REPLY,
+}
 
 
-def read_message(topic: Topic, payload: bytes) -> StateReport | Presence | TelemetryBatch:
+def read_message(topic: Topic, payload: bytes) -> AnyUpMessage:
     """A device's message, checked against the topic it came on: a device speaks for itself only.
 
     Raises:
