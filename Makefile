@@ -4,13 +4,16 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench tests
 
-.PHONY: help setup check test demo demo-once demo-stop image-arm64 bench docs lock clean
+.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 bench docs lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## install what is missing (Debian packages, .venv) and start the engine
 	@bash scripts/setup.sh test
+
+assets: ## copy the dashboard's scripts from npm's packages, where the server takes them from
+	@bash scripts/assets.sh
 
 check: setup ## formatting, lint, types, layers, generated docs
 	.venv/bin/ruff format --check $(PATHS)

@@ -32,6 +32,8 @@ LIST
 /usr/lib/postgresql postgresql the other database that the server supports, for tests
 arch-test arch-test lets mmdebstrap build for another architecture, for tests
 /bin/busybox busybox-static the smallest container image, for tests
+npm npm fetches the scripts that the dashboard loads in a browser
+/usr/bin/chromium chromium opens the dashboard's pages, for tests
 LIST
 }
 
@@ -83,4 +85,5 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   .venv/bin/uv pip install -q -p .venv/bin/python --no-deps --no-build-isolation -e .
   echo "$want" >"$stamp"
 fi
+if [ "$what" = demo ]; then bash scripts/assets.sh --if-possible; else bash scripts/assets.sh; fi
 bash scripts/engine.sh start
