@@ -9,30 +9,9 @@ from wherry.errors import InputError
 from wherry_cli.client import ServerClient
 from wherry_cli.follow import Timeout, Watch, follow, now_utc
 from wherry_cli.inputs import checked
+from wherry_cli.options import PackageRequest, takes_package_options
 from wherry_cli.output import Json, Output
-from wherry_cli.package import (
-    BaseName,
-    Cpus,
-    FromImage,
-    Golden,
-    HealthPath,
-    Memory,
-    ModelPath,
-    Name,
-    NoGolden,
-    OutputFolder,
-    PrecisionName,
-    Profiles,
-    Provider,
-    Registry,
-    RuntimeName,
-    Shapes,
-    StageName,
-    StartSeconds,
-    Version,
-    make_package,
-    read_request,
-)  # fmt: skip
+from wherry_cli.package import make_package
 from wherry_cli.release import published_page
 from wherry_cli.rollout import Slot, To, started_page
 from wherry_cli.selectors import parse_selector, selector_text, selects, uncovered
@@ -40,41 +19,19 @@ from wherry_cli.session import connected
 from wherry_cli.settings import find_home
 
 
+@takes_package_options
 def push(
-    name: Name,
-    version: Version,
-    profile: Profiles,
+    request: PackageRequest,
     to: To,
-    model: ModelPath = None,
     slot: Slot = DEFAULT_SLOT,
     watching: Watch = False,
     timeout: Timeout = None,
-    registry: Registry = None,
-    output: OutputFolder = None,
-    golden: Golden = None,
-    shape: Shapes = None,
-    stage: StageName = "prod",
-    from_image: FromImage = None,
-    no_golden: NoGolden = False,
-    runtime: RuntimeName = None,
-    provider: Provider = None,
-    precision: PrecisionName = None,
-    base: BaseName = None,
-    memory: Memory = None,
-    cpus: Cpus = "0",
-    start_seconds: StartSeconds = None,
-    health_path: HealthPath = None,
     as_json: Json = False,
 ) -> None:
     """Bring a model to devices in one go: package, push, sign, publish, roll out."""
     out = Output(as_json)
-    request = read_request(
-        name=name, version=version, profiles=profile, model=model, registry=registry, golden=golden, shapes=shape,
-        stage=stage, from_image=from_image, output=output, no_golden=no_golden, runtime=runtime, provider=provider,
-        precision=precision, base=base, memory_mb=memory, cpus=cpus, start_seconds=start_seconds,
-        health_path=health_path,
-    )  # fmt: skip
-    rollout = checked(RolloutRequest, model=name, version=version, slot=slot, selector=parse_selector(to))
+    selector = parse_selector(to)
+    rollout = checked(RolloutRequest, model=request.name, version=request.version, slot=slot, selector=selector)
     if not request.registry:
         raise InputError("--registry", "is missing, and devices pull from a registry", "Name one here or at login")
     from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without

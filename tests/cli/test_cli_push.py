@@ -11,9 +11,12 @@ from wherry_cli.packaging.progress import Progress
 
 
 @pytest.fixture
-def orders(monkeypatch):
-    """Packaging, replaced: the orders it got."""
+def orders(monkeypatch, tmp_path):
+    """Packaging, replaced: the orders it got. The working directory holds the model files that the tests name."""
     found = []
+    monkeypatch.chdir(tmp_path)
+    for name in ("m.onnx", "broken.onnx"):
+        tmp_path.joinpath(name).touch()
 
     def package(order, report):
         found.append(order)
@@ -86,6 +89,8 @@ def test_package_without_more_words_uses_the_login_and_the_home(operator, orders
     ("options", "words"),
     [
         (["--name", "vision", "--version", "2"], "the model file is missing"),
+        (["nofile.onnx", "--name", "vision", "--version", "2"], "model file nofile.onnx does not exist"),
+        ([".", "--name", "vision", "--version", "2"], "model file . is a folder"),
         (["m.onnx", "--from-image", "r/x:1", "--name", "vision", "--version", "2"], "both given"),
         (["m.onnx", "--name", "../etc", "--version", "2"], "is not a usable name"),
         (["m.onnx", "--name", "vision", "--version", "2 beta"], "is not a usable name"),
@@ -152,6 +157,19 @@ def test_push_finds_out_early_that_it_cannot_end_well(operator, server, orders, 
     assert "names no devices" in operator(*PUSH[:-1], "everyone").err
     assert orders == []
     assert server.bodies("POST", "/v1/rollouts") == []
+
+
+def test_push_looks_for_the_model_before_it_looks_for_devices(operator, server, orders):
+    assert "nofile.onnx does not exist" in operator("push", "nofile.onnx", *PUSH[2:-1], "everyone").err
+    assert server.requests == []
+
+
+def test_package_and_push_take_the_same_options(wherry):
+    def options(command):
+        return {word for word in wherry(command, "--help").out.split() if word.startswith("--")}
+
+    assert options("push") - options("package") == {"--to", "--slot", "--watch", "--timeout"}
+    assert options("package") <= options("push")
 
 
 def test_push_needs_a_registry(owner, server, home, orders):
