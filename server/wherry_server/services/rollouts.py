@@ -46,8 +46,8 @@ def create_rollout(context: Context, request: RolloutRequest) -> int:
         raise InputError("selector", f"names {len(request.selector.ids)} devices, the limit is {MAX_IDS}", "Use labels")
     now = context.clock()
     with context.store.write() as session:
-        images = _release_images(session, request.model, request.version)
-        devices = _select(session, request.selector)
+        images = release_images(session, request.model, request.version)
+        devices = select_devices(session, request.selector)
         row = RolloutRow(
             model=request.model,
             version=request.version,
@@ -184,7 +184,7 @@ def _assign(context: Context, session: Session, target: RolloutTarget, device: D
     target.state, target.assigned, target.problem = "assigned", now, None
 
 
-def _release_images(session: Session, model: str, version: str) -> dict[str, Image]:
+def release_images(session: Session, model: str, version: str) -> dict[str, Image]:
     """The newest image of a release for each profile."""
     query = select(Image).where(Image.model == model, Image.version == version, Image.listed).order_by(Image.counter)
     images = {image.profile: image for image in session.scalars(query)}
@@ -193,7 +193,13 @@ def _release_images(session: Session, model: str, version: str) -> dict[str, Ima
     return images
 
 
-def _select(session: Session, selector: Selector) -> list[Candidate]:
+def select_devices(session: Session, selector: Selector) -> list[Candidate]:
+    """The devices that a selector chooses now, by id.
+
+    Raises:
+        NotFound: a device that it names does not exist.
+        InputError: it chooses none.
+    """
     query = select(Device).where(Device.revoked.is_(None)).order_by(Device.id)
     if selector.ids:
         query = query.where(Device.id.in_(selector.ids))

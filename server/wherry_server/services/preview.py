@@ -1,0 +1,70 @@
+"""What a rollout would do, before it is created: which devices it is for, and which of them cannot run the release."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from wherry.api import RolloutRequest
+from wherry.errors import InputError
+from wherry.release import ReleaseImage
+from wherry_server.domain.selector import is_empty, misfit
+from wherry_server.services.context import Context
+from wherry_server.services.rollouts import release_images, select_devices
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Misfits:
+    """Devices that cannot run the release, for one reason; `devices` names the first of them."""
+
+    reason: str
+    fix: str
+    count: int
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The devices of a rollout to be.
+
+    Attributes:
+        profiles: devices that fit, by profile.
+    """
+
+    devices: int
+    fit: int
+    profiles: dict[str, int]
+    misfits: tuple[Misfits, ...]
+
+
+def preview_rollout(context: Context, request: RolloutRequest) -> Preview:
+    """Choose devices and compare them with the release, as `create_rollout` would now; nothing is changed.
+
+    Raises:
+        NotFound: no such release, or a device that the selector names.
+        InputError: the selector selects nothing.
+    """
+    if is_empty(request.selector):
+        raise InputError("selector", "selects nothing", "Name devices, profiles or labels, or say everything")
+    with context.store.read() as session:
+        images = release_images(session, request.model, request.version)
+        signed = {profile: ReleaseImage.model_validate_json(image.image) for profile, image in images.items()}
+        devices = select_devices(session, request.selector)
+    name = f"{request.model} {request.version}"
+    fitting: Counter[str] = Counter()
+    troubled: dict[tuple[str, str], list[str]] = {}
+    for device in devices:
+        problem = misfit(device, name, signed, context.profiles)
+        if problem is None:
+            fitting[device.profile] += 1
+        else:
+            troubled.setdefault((problem.reason, problem.fix), []).append(device.id)
+    ordered = sorted(troubled.items(), key=lambda item: -len(item[1]))
+    return Preview(
+        devices=len(devices),
+        fit=fitting.total(),
+        profiles=dict(fitting.most_common()),
+        misfits=tuple(Misfits(*key, len(names), tuple(names[:SHOWN])) for key, names in ordered),
+    )
