@@ -226,6 +226,8 @@ class PictureInput(_Model):
         fit: "stretch" to the size, "cover" it and cut the edges, or be "contain"ed in it with a border.
         pad: value of the border, 0 to 255.
         scale, mean, std: of the normalisation; mean and std have one number a channel, or none.
+        fixed: values of the model's other inputs, row-major; one value fills the whole tensor, and a dynamic
+            dimension counts as 1.
     """
 
     input: str
@@ -238,6 +240,7 @@ class PictureInput(_Model):
     scale: float = 1.0
     mean: list[float] = []
     std: list[float] = []
+    fixed: dict[str, list[float]] = {}
 
 
 class LabelledOutput(_Model):
