@@ -91,7 +91,7 @@ def test_a_runtime_that_crashes_does_not_take_us_along(make_model, tmp_path, mon
     fake = tmp_path / "python"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
-    monkeypatch.setattr("wherry_cli.packaging.model.sys.executable", str(fake))
+    monkeypatch.setattr("wherry_cli.packaging.child_process.sys.executable", str(fake))
     with pytest.raises(ModelError, match=words):
         read_model(make_model(), "m", "1")
 

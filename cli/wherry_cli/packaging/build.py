@@ -155,7 +155,8 @@ def release_labels(
 
 
 def _hardware_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    return {key: labels[key] for key in (f"{LABEL}l4t", f"{LABEL}sm") if key in labels}
+    keys = (f"{LABEL}{name}" for name in ("l4t", "sm", "cuda", "tensorrt"))
+    return {key: labels[key] for key in keys if key in labels}
 
 
 def image_config(

@@ -1,25 +1,20 @@
-"""Runs a model in a process of its own: a file that crashes its runtime must not take the operator's tool along.
-
-`python -m wherry_cli.packaging.child` reads one `Order` as JSON from stdin and writes one `Findings` or an error to
-stdout.
-"""
+"""Runs a model once, to know its signature, its precision and its golden cases; see `child_process`."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel
 
-from wherry.errors import ModelError, WherryError
+from wherry.errors import ModelError
 from wherry.release import GoldenCase, ModelFile, Precision, Signature
+from wherry_cli.packaging.child_process import answer_parent
 from wherry_cli.packaging.golden import CASES, check_given, make_cases, repeats
 from wherry_cli.packaging.onnx_file import classify, onnx_precision
-from wherry_serving.runtimes import Runtime, first_line, open_runtime
+from wherry_cli.packaging.tflite_file import tflite_facts
+from wherry_serving.runtimes import Runtime, open_runtime
 
 Goldens = Literal["made", "given", "none"]
 
@@ -51,15 +46,6 @@ class Findings(BaseModel):
     cases: list[GoldenCase]
 
 
-class Failure(BaseModel):
-    """An error of this process, for the one that started it."""
-
-    kind: Literal["model", "input"]
-    thing: str
-    reason: str
-    fix: str
-
-
 def _open(order: Order, reset: Literal["each", "never"]) -> Runtime:
     path = Path(order.path)
     empty = Signature(inputs=[], outputs=[])
@@ -79,22 +65,13 @@ def _open(order: Order, reset: Literal["each", "never"]) -> Runtime:
         raise ModelError(f"model {path.name}", error.reason.replace(f" {path.name}", "", 1), error.fix) from error
 
 
-def _tflite_facts(path: str) -> tuple[Precision, bool]:
-    """Precision of a TFLite file's tensors, and whether it keeps state from one request to the next."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    try:
-        interpreter = Interpreter(model_path=path)
-        tensors, steps = interpreter.get_tensor_details(), interpreter._get_ops_details()
-    except Exception as error:  # ValueError or RuntimeError, by what is wrong with the file
-        raise ModelError(f"model {Path(path).name}", f"litert cannot load it: {first_line(error)}") from error
-    counts: Counter[str] = Counter()
-    for item in tensors:
-        kind = np.dtype(item["dtype"])
-        name = {"f2": "fp16", "f4": "fp32", "i1": "int8", "u1": "int8"}.get(kind.str[1:], "")
-        if name:
-            counts[name] += int(np.prod(item["shape"]))
-    return classify(counts), any(step["op_name"] == "VAR_HANDLE" for step in steps)
+def _weights(order: Order) -> tuple[Precision, bool]:
+    """Precision of the file's weights, and whether it keeps state from one request to the next."""
+    path = Path(order.path)
+    if order.runtime == "onnx":
+        return onnx_precision(path), False
+    facts = tflite_facts(path)
+    return classify(facts.weights), facts.stateful
 
 
 def _cases(runtime: Runtime, order: Order, precision: Precision) -> list[GoldenCase]:
@@ -111,7 +88,7 @@ def find_out(order: Order) -> Findings:
         InputError: a given case or shape does not fit.
     """
     path = Path(order.path)
-    found, stateful = (onnx_precision(path), False) if order.runtime == "onnx" else _tflite_facts(order.path)
+    found, stateful = _weights(order)
     precision = order.precision or found
     reset = order.reset or ("each" if stateful else "never")
     runtime = _open(order, reset)
@@ -127,18 +104,7 @@ def find_out(order: Order) -> Findings:
 
 def main() -> int:
     """Entry of the child process."""
-    order = Order.model_validate_json(sys.stdin.buffer.read())
-    # Runtimes print to stdout too: the answer gets the real one, they get stderr.
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    try:
-        reply: Any = find_out(order)
-    except WherryError as error:
-        kind: Literal["model", "input"] = "model" if isinstance(error, ModelError) else "input"
-        reply = Failure(kind=kind, thing=error.thing, reason=error.reason, fix=error.fix)
-    with answer:
-        answer.write(reply.model_dump_json(by_alias=True))
-    return 0
+    return answer_parent(Order, find_out)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wherry.errors import InputError, ModelError
+from wherry.errors import ModelError
 from wherry.release import GoldenCase, ModelFile, Precision, Signature
-from wherry_cli.packaging.child import Failure, Findings, Goldens, Order
+from wherry_cli.packaging.child import Findings, Goldens, Order
+from wherry_cli.packaging.child_process import ask_child
 
 RunsOn = Literal["onnx", "litert", "tflite"]
 _SUFFIXES: dict[str, RunsOn] = {".onnx": "onnx", ".tflite": "litert"}
+CHILD = "wherry_cli.packaging.child"
 _CHILD_SECONDS = 600
 
 
@@ -114,39 +112,6 @@ def read_model(path: Path, name: str, version: str, wishes: ModelWishes | None =
         shapes=wanted.shapes,
         reset=wanted.reset,
     )
-    found = _ask_child(order, path)
+    slow = "did not answer its golden cases|Give smaller cases with --golden"
+    found = ask_child(CHILD, order, Findings, f"model {path.name}", _CHILD_SECONDS, slow)
     return ModelSource(path, name, version, runtime, found.signature, found.precision, found.reset, tuple(found.cases))
-
-
-def _ask_child(order: Order, path: Path) -> Findings:
-    thing = f"model {path.name}"
-    command = [sys.executable, "-m", "wherry_cli.packaging.child"]
-    try:
-        done = subprocess.run(
-            command, input=order.model_dump_json().encode(), capture_output=True, timeout=_CHILD_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        reason = f"did not answer its golden cases within {_CHILD_SECONDS} s"
-        raise ModelError(thing, reason, "Give smaller cases with --golden") from error
-    if done.returncode < 0:
-        reason = f"made its runtime crash ({signal.Signals(-done.returncode).name})"
-        raise ModelError(thing, reason, "Check the file; with --shape the inputs may be too large") from None
-    reply = _parse(done.stdout)
-    if isinstance(reply, Failure):
-        raise (ModelError if reply.kind == "model" else InputError)(reply.thing, reply.reason, reply.fix)
-    if reply is None:
-        raise ModelError(thing, f"could not be run: {_last_line(done.stderr)}")
-    return reply
-
-
-def _parse(output: bytes) -> Findings | Failure | None:
-    try:
-        document = json.loads(output)
-    except ValueError:
-        return None
-    return (Failure if "kind" in document else Findings).model_validate(document)
-
-
-def _last_line(text: bytes) -> str:
-    lines = text.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"

@@ -96,7 +96,13 @@ def needs(built: BuiltImage, run: RunSpec) -> Needs:
     def listed(label: str) -> list[str]:
         return [part.strip() for part in built.labels.get(LABEL + label, "").split(",") if part.strip()]
 
-    return Needs(memory_mb=run.memory_mb, l4t=listed("l4t"), sm=listed("sm"))
+    return Needs(
+        memory_mb=run.memory_mb,
+        l4t=listed("l4t"),
+        sm=listed("sm"),
+        cuda=listed("cuda"),
+        tensorrt=listed("tensorrt"),
+    )
 
 
 def packaged_image(built: BuiltImage, served: Served, repository: str, options: ReleaseOptions) -> PackagedImage:
