@@ -14,12 +14,24 @@ from typer.core import TyperGroup
 
 from wherry import __version__
 from wherry.errors import InputError, WherryError
-from wherry_cli import device, explain, keys, login, package, profile, push, release, rollout, telemetry
+from wherry_cli import device, explain, inspect, keys, login, package, profile, push, release, rollout, telemetry
 from wherry_cli.output import make_console, print_error
 
 DEBUG = "WHERRY_DEBUG"
 FAILED, MISUSED = 1, 2
-_ORDER = ("login", "keys", "package", "release", "push", "rollout", "device", "telemetry", "profile", "explain")
+_ORDER = (
+    "login",
+    "keys",
+    "inspect",
+    "package",
+    "release",
+    "push",
+    "rollout",
+    "device",
+    "telemetry",
+    "profile",
+    "explain",
+)
 
 
 class WherryGroup(TyperGroup):
@@ -73,6 +85,7 @@ app = typer.Typer(
 )
 app.command("login", rich_help_panel="Set up")(login.login)
 app.add_typer(keys.app, name="keys", rich_help_panel="Set up")
+app.command("inspect", rich_help_panel="Release")(inspect.inspect_model)
 app.command("package", rich_help_panel="Release")(package.package_model)
 app.add_typer(release.app, name="release", rich_help_panel="Release")
 app.command("push", rich_help_panel="Release")(push.push)

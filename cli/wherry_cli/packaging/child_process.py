@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from wherry.errors import BuildError, InputError, ModelError, WherryError
+from wherry.errors import BuildError, ConfigError, InputError, ModelError, WherryError
 
-_RAISED: dict[str, type[WherryError]] = {kind.code: kind for kind in (BuildError, InputError, ModelError)}
+_RAISED: dict[str, type[WherryError]] = {kind.code: kind for kind in (BuildError, ConfigError, InputError, ModelError)}
 Asked = TypeVar("Asked", bound=BaseModel)
 Found = TypeVar("Found", bound=BaseModel)
 
@@ -44,7 +44,7 @@ def ask_child(module: str, order: BaseModel, findings: type[Found], thing: str, 
 
     Raises:
         ModelError: the child crashed or gave no answer, or found the model unusable.
-        InputError, BuildError: as the child found.
+        InputError, ConfigError, BuildError: as the child found.
     """
     try:
         done = subprocess.run(

@@ -63,10 +63,14 @@ class Served:
     signature: Signature | None
 
 
+def memory_estimate(model_bytes: int) -> int:
+    """MiB that a container needs to serve a model of that size, in steps of 64."""
+    return -(-(_SERVER_MB + _MODEL_TIMES * (model_bytes // (1 << 20))) // 64) * 64
+
+
 def run_spec(built: BuiltImage, served: Served, options: ReleaseOptions) -> RunSpec:
     """How the engine runs the image."""
-    model_mb = sum(layer.unpacked for layer in built.layers if layer.kind == "model") // (1 << 20)
-    estimate = -(-(_SERVER_MB + _MODEL_TIMES * model_mb) // 64) * 64
+    estimate = memory_estimate(sum(layer.unpacked for layer in built.layers if layer.kind == "model"))
     seconds = _ENGINE_BUILD_SECONDS if served.provider == "TensorrtExecutionProvider" else 60
     return RunSpec(
         memory_mb=options.memory_mb or (512 if served.runtime == "custom" else estimate),

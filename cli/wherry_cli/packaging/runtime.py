@@ -53,10 +53,8 @@ def runtime_layer(runtime: str, profile: DeviceProfile, store: Store, report: Re
         InputError: no such runtime.
         StoreError: the store cannot be written.
     """
-    target = Target.of(profile)
-    lock = lock_for(read_lock(runtime), target)
+    target, lock, key = _recipe(runtime, profile)
     stage = f"runtime layer, {runtime} for {target.machine}"
-    key = f"{RECIPE}\n{target}\n{lock}"
     known = store.recall("runtime", key)
     if known is not None:
         report(Progress(stage, 1, 1, "in the cache"))
@@ -71,6 +69,22 @@ def runtime_layer(runtime: str, profile: DeviceProfile, store: Store, report: Re
     store.remember("runtime", key, layer)
     report(Progress(stage, 1, 1, "built"))
     return layer
+
+
+def known_runtime_layer(runtime: str, profile: DeviceProfile, store: Store) -> Layer | None:
+    """The same if it is in the store already.
+
+    Raises:
+        InputError: no such runtime.
+    """
+    return store.recall("runtime", _recipe(runtime, profile)[2])
+
+
+def _recipe(runtime: str, profile: DeviceProfile) -> tuple[Target, str, str]:
+    """Target, its part of the lock, and the store's key for both."""
+    target = Target.of(profile)
+    lock = lock_for(read_lock(runtime), target)
+    return target, lock, f"{RECIPE}\n{target}\n{lock}"
 
 
 def _install(lock: str, target: Target, folder: Path, stage: str) -> None:

@@ -61,7 +61,7 @@ def tflite_facts(path: Path) -> TfliteFacts:
     try:
         _read_model(schema.Model.GetRootAsModel(data, 0), len(data), found)
     except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ModelError(thing, f"is not a complete TFLite file ({str(error)[:120]})") from error
+        raise ModelError(thing, "is not a complete TFLite file: its tables point past its end") from error
     return found
 
 
