@@ -68,7 +68,7 @@ class DeploymentReport(_Model):
         phases: (phase, when it began) in order.
         fetched_bytes / total_bytes: download progress.
         gate: kind of the health gate that is asking now.
-        deadline: when the present phase fails by itself, if it has a deadline.
+        deadline: when that gate ends at the latest: a soak well, any other as failed.
     """
 
     id: str
@@ -195,6 +195,7 @@ class HostSample(_Model):
     Attributes:
         throttled: why the hardware runs slower than it could now ("under-voltage", "temperature", …); None when it
             cannot tell.
+        throttled_since_boot: what slowed it at some time since boot, where the hardware remembers.
         gpu_percent, gpu_memory_used_bytes: of the GPU, where the kernel tells.
         wear_percent: of the flash storage's life, used up, by device.
     """
@@ -208,6 +209,7 @@ class HostSample(_Model):
     temperatures: dict[str, float] = {}
     watts: dict[str, float] = {}
     throttled: list[str] | None = None
+    throttled_since_boot: list[str] = []
     gpu_percent: float | None = None
     gpu_memory_used_bytes: int | None = None
     wear_percent: dict[str, float] = {}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wherry.errors import ConfigError, InputError, UnsupportedSchema
 from wherry.identity import ProfileName
-from wherry.release import ReleaseImage
+from wherry.release import Needs, ReleaseImage
 
 PROFILE_SCHEMA = 1
 Platform = Literal["linux/amd64", "linux/arm64", "linux/arm/v7"]
@@ -66,6 +66,8 @@ class Capabilities(_Model):
     memory_mb: int
     l4t: list[str] = []
     sm: list[str] = []
+    cuda: list[str] = []
+    tensorrt: list[str] = []
     image_limit_mb: int = 2048
 
 
@@ -208,7 +210,7 @@ def misfits(image: ReleaseImage, profile: DeviceProfile, facts: HostFacts | None
     """Why an image cannot run on a device of this profile, in words; empty when it fits.
 
     Decided from signed metadata alone, before a byte is fetched. With `facts`, the device's own
-    memory, L4T release and GPU are compared as well.
+    memory, L4T release, CUDA, TensorRT and GPU are compared instead of its class's.
     """
     able, needs = profile.capabilities, image.needs
     reasons = []
@@ -226,10 +228,20 @@ def misfits(image: ReleaseImage, profile: DeviceProfile, facts: HostFacts | None
     memory_mb = facts.memory_mb if facts else able.memory_mb
     if needs.memory_mb > memory_mb:
         reasons.append(f"needs {needs.memory_mb} MB of memory, this device has {memory_mb} MB")
-    l4t = [facts.l4t_release.split(".")[0]] if facts and facts.l4t_release else able.l4t
-    if needs.l4t and not set(needs.l4t) & set(l4t):
-        reasons.append(f"needs L4T {' or '.join(needs.l4t)}, this device has {' or '.join(l4t) or 'none'}")
-    sm = [facts.sm] if facts and facts.sm else able.sm
-    if needs.sm and not set(needs.sm) & set(sm):
-        reasons.append(f"needs GPU architecture sm_{'/'.join(needs.sm)}, this device has {'/'.join(sm) or 'none'}")
+    return reasons + _gpu_misfits(needs, able, facts)
+
+
+def _gpu_misfits(needs: Needs, able: Capabilities, facts: HostFacts | None) -> list[str]:
+    """What an image needs of L4T, CUDA, TensorRT and the GPU, and this device has otherwise."""
+    reasons = []
+    for words, wanted, here, offered in (
+        ("L4T ", needs.l4t, facts and facts.l4t_release, able.l4t),
+        ("CUDA ", needs.cuda, facts and facts.cuda, able.cuda),
+        ("TensorRT ", needs.tensorrt, facts and facts.tensorrt, able.tensorrt),
+        ("GPU architecture sm_", needs.sm, facts and facts.sm, able.sm),
+    ):
+        # What the device says of itself is truer than what its class may have.
+        has = [here.split(".")[0]] if here else offered
+        if wanted and not set(wanted) & set(has):
+            reasons.append(f"needs {words}{' or '.join(wanted)}, this device has {' or '.join(has) or 'none'}")
     return reasons

@@ -37,8 +37,8 @@ RUNTIME_FOLDER = "/opt/wherry/runtime"
 """In the image: the wheels of the model runtime, unpacked."""
 SERVING_PORT = 8080
 LABEL = "io.wherry."
-"""Prefix of image labels (model, version, profile, runtime, provider, precision, l4t, sm) and of container
-labels (also slot, release, role, device)."""
+"""Prefix of image labels (model, version, profile, runtime, provider, precision, l4t, sm, cuda, tensorrt) and of
+container labels (also slot, release, role, device)."""
 
 
 class _Model(BaseModel):

@@ -1,0 +1,102 @@
+"""The machine the agent runs on: room for a release, and a sample of how it is now."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from wherry.errors import StoreError
+from wherry.messages import HostSample
+from wherry.profile import Sensor
+from wherry_agent.host.files import ROOT, meminfo_kb, word
+from wherry_agent.host.heat import Throttling, temperatures
+from wherry_agent.host.power import PowerReader
+from wherry_agent.host.wear import Wear
+
+
+class Host:
+    """The machine the agent runs on.
+
+    Args:
+        data: a folder on the filesystem that holds images and the agent's state.
+        sensors: of the device profile, beside what the kernel names itself.
+        root: where /proc and /sys are looked for.
+    """
+
+    def __init__(self, data: Path, sensors: Sequence[Sensor] = (), root: Path = ROOT) -> None:
+        self._data = data
+        self._sensors = tuple(sensors)
+        self._root = root
+        self._throttling = Throttling(root)
+        self._power = PowerReader(root, sensors)
+        self._wear = Wear(root)
+        self._process = psutil.Process()
+        psutil.cpu_percent(interval=None)  # the first call only begins the measurement
+
+    def boot_id(self) -> str:
+        """Changes with every boot of the kernel."""
+        return word(self._root / "proc/sys/kernel/random/boot_id") or "unknown"
+
+    def memory_available_mb(self) -> int:
+        """Memory that a new process could use."""
+        return self._memory_kb("MemAvailable") // 1024
+
+    def memory_total_mb(self) -> int:
+        """Installed memory."""
+        return self._memory_kb("MemTotal") // 1024
+
+    def disk_free_bytes(self) -> int:
+        """Free on the filesystem that holds images.
+
+        Raises:
+            StoreError: the filesystem does not say.
+        """
+        try:
+            return int(psutil.disk_usage(str(self._data)).free)
+        except OSError as error:
+            raise StoreError(f"folder {self._data}", f"its filesystem cannot be examined: {error}") from error
+
+    def port_free(self, port: int) -> bool:
+        """Whether nothing listens on this loopback port."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+        return True
+
+    def sample(self) -> HostSample:
+        """Load, memory, disk, heat, power and wear now; CPU since the sample before.
+
+        Raises:
+            StoreError: the filesystem does not say how full it is.
+        """
+        total, free = self._memory_kb("MemTotal") * 1024, self._memory_kb("MemAvailable") * 1024
+        try:
+            disk = psutil.disk_usage(str(self._data))
+        except OSError as error:
+            raise StoreError(f"folder {self._data}", f"its filesystem cannot be examined: {error}") from error
+        times, slowdown, power = self._process.cpu_times(), self._throttling.look(), self._power.look()
+        return HostSample(
+            cpu_percent=min(100.0, max(0.0, psutil.cpu_percent(interval=None))),
+            memory_used_bytes=max(0, total - free),
+            memory_total_bytes=total,
+            disk_used_bytes=disk.used,
+            disk_total_bytes=disk.total,
+            temperatures=temperatures(self._root, self._sensors),
+            watts=power.watts,
+            throttled=slowdown.now,
+            throttled_since_boot=slowdown.since_boot,
+            gpu_percent=power.gpu_percent,
+            gpu_memory_used_bytes=power.gpu_memory_bytes,
+            wear_percent=self._wear.look(),
+            agent_rss_bytes=self._process.memory_info().rss,
+            agent_cpu_seconds=round(times.user + times.system, 2),
+        )
+
+    def _memory_kb(self, field: str) -> int:
+        return meminfo_kb(self._root, field) or 0
