@@ -29,6 +29,7 @@ from wherry.release import Datatype
 __all__ = [
     "ELEMENT_SIZE",
     "HEADER_LENGTH",
+    "PROBE",
     "InferRequest",
     "InferResponse",
     "RequestedOutput",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+PROBE = "Wherry-Probe"
+"""Header of a request that tries the model out (value "1"): it is answered as any other, but not counted."""
 
 Loads = Callable[[Data], Any]
 Dumps = Callable[[Any], bytes]
@@ -54,10 +57,17 @@ Dumps = Callable[[Any], bytes]
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """An output that a request names, and the form it wants it in."""
+    """An output that a request names, and the form it wants it in.
+
+    Attributes:
+        name: of the output.
+        binary: as raw bytes, not JSON.
+        classes: how many of its best classes are wanted instead of the tensor (the classification extension).
+    """
 
     name: str
     binary: bool
+    classes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,9 +293,10 @@ def _requested(items: Any, default: bool) -> tuple[RequestedOutput, ...]:
             raise MalformedMessage("requested output", "has no name, expected {name, parameters}")
         thing = f"requested output {item['name'][:120]!r}"
         parameters = _object(item.get("parameters"), thing)
-        if parameters.get("classification"):
-            raise MalformedMessage(thing, "asks for classification, which is not supported, expected the tensor itself")
-        found.append(RequestedOutput(item["name"], bool(parameters.get("binary_data", default))))
+        classes = parameters.get("classification", 0)
+        if type(classes) is not int or classes < 0:
+            raise MalformedMessage(thing, f"has classification {str(classes)[:40]!r}, expected how many classes")
+        found.append(RequestedOutput(item["name"], bool(parameters.get("binary_data", default)), classes))
     return tuple(found)
 
 

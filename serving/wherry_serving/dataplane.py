@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from wherry import __version__
 from wherry.errors import AdmissionError, InferenceError, MalformedMessage, NotFound, WherryError
 from wherry.release import TensorSpec
-from wherry.tensors import InferRequest, InferResponse, decode_request, encode_response
+from wherry.tensors import InferRequest, InferResponse, Tensor, decode_request, encode_response
 from wherry_serving.arrays import check_inputs, fast_json_values, from_array, to_array
 from wherry_serving.metrics import ModelCounters
 from wherry_serving.models import Model, ModelSource, load_model
-from wherry_serving.stats import Timing, statistics_json
+from wherry_serving.runtimes import Array
+from wherry_serving.stats import ModelStats, Timing, statistics_json
 
-EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "classification", "statistics", "model_configuration", "model_repository")
+_WITH_LABELS = {"labels": True}
 _BACKENDS = {"onnx": "onnxruntime", "litert": "litert", "tflite": "tflite"}
 _CONFIG_TYPES = {"BYTES": "STRING"}
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """An inference request as it came, and when (`time.perf_counter_ns`)."""
+    """An inference request as it came, and when (`time.perf_counter_ns`).
+
+    Attributes:
+        form: what the body is: "tensors" in the protocol's form, or a "picture" file.
+        binary: for a picture, whether the outputs go out in binary form.
+        counted: whether it counts in the statistics; a probe does not.
+    """
 
     body: bytes
     header_length: int | None
     submitted_ns: int
+    form: Literal["tensors", "picture"] = "tensors"
+    binary: bool = False
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,8 @@ class DataPlane:
         self._clock_ms = clock_ms
         self._loader = loader
         self._models: dict[str, Model] = {}
+        self._probes = ModelStats()
+        self._instance = secrets.token_hex(8)
 
     def load(self) -> None:
         """Load and warm every model. Blocks; call it on the inference thread.
@@ -79,6 +93,11 @@ class DataPlane:
     def ready(self) -> bool:
         """Whether every model has run once with its declared provider."""
         return len(self._models) == len(self._sources)
+
+    @property
+    def has_dev_page(self) -> bool:
+        """Whether one of the models is of stage dev, to be tried in a browser."""
+        return any(source.file.stage == "dev" for source in self._sources.values())
 
     @property
     def models(self) -> Sequence[Model]:
@@ -107,35 +126,37 @@ class DataPlane:
     def infer(self, model: Model, inference: Inference) -> Answer:
         """Decode, run, encode, count. Blocks; call it on the inference thread.
 
-        The request parameter `sequence_start` makes a stateful model forget its state first.
+        The request parameter `sequence_start` makes a stateful model forget its state first, `labels` adds the named
+        classes to the response's parameters (see `wherry_serving.labels`). A picture is a request for all outputs
+        with their labels.
 
         Raises:
             MalformedMessage: the request is wrong.
             InferenceError: the runtime failed.
         """
         started = time.perf_counter_ns()
+        stats = model.stats if inference.counted else self._probes
         try:
-            request = decode_request(inference.body, inference.header_length, orjson.loads)
+            request = _read_request(model, inference)
             wanted = _wanted(model, request)
-            check_inputs(model.inputs, request.inputs)
-            arrays = {tensor.name: to_array(tensor) for tensor in request.inputs}
+            arrays = _read_inputs(model, inference, request)
             if request.parameters.get("sequence_start") is True:
                 model.runtime.reset()
             ready = time.perf_counter_ns()
             results = model.runtime.run(arrays, list(wanted))
             done = time.perf_counter_ns()
-            outputs = tuple(map(from_array, wanted, results))
-            response = InferResponse(model.name, model.file.version, request.id, outputs)
+            outputs, parameters = _answered(model, request, wanted, results)
+            response = InferResponse(model.name, model.file.version, request.id, outputs, parameters)
             body, header_length = encode_response(response, wanted.__getitem__, _dumps, fast_json_values)
         except WherryError:
-            model.stats.failed(time.perf_counter_ns() - inference.submitted_ns)
+            stats.failed(time.perf_counter_ns() - inference.submitted_ns)
             raise
         except Exception as error:
-            model.stats.failed(time.perf_counter_ns() - inference.submitted_ns)
+            stats.failed(time.perf_counter_ns() - inference.submitted_ns)
             raise InferenceError(f"model {model.name}", f"failed with {type(error).__name__}") from error
         end = time.perf_counter_ns()
         timing = Timing(started - inference.submitted_ns, ready - started, done - ready, end - done)
-        model.stats.succeeded(timing, self._clock_ms())
+        stats.succeeded(timing, self._clock_ms())
         return Answer(body, header_length)
 
     def server_metadata(self) -> dict[str, Any]:
@@ -151,7 +172,13 @@ class DataPlane:
             "platform": model.runtime.platform,
             "inputs": [spec.model_dump() for spec in file.signature.inputs],
             "outputs": [spec.model_dump() for spec in file.signature.outputs],
-            "parameters": {"provider": model.runtime.provider, "runtime": file.runtime, "precision": file.precision},
+            "parameters": {
+                "provider": model.runtime.provider,
+                "runtime": file.runtime,
+                "precision": file.precision,
+                **({"picture": model.pictures.describe()} if model.pictures else {}),
+                **model.labels.describe(),
+            },
         }
 
     def config(self, model: Model) -> dict[str, Any]:
@@ -170,7 +197,8 @@ class DataPlane:
         """`GET v2/models[/M]/stats`."""
         return {
             "model_stats": [
-                statistics_json(model.name, model.file.version, model.stats.read(), memory_bytes) for model in models
+                statistics_json(model.name, model.file.version, model.stats.read(), memory_bytes, self._instance)
+                for model in models
             ]
         }
 
@@ -199,6 +227,40 @@ def _dumps(value: Any) -> bytes:
 def _config_tensor(spec: TensorSpec) -> dict[str, Any]:
     data_type = _CONFIG_TYPES.get(spec.datatype, spec.datatype)
     return {"name": spec.name, "data_type": f"TYPE_{data_type}", "dims": spec.shape}
+
+
+def _read_request(model: Model, inference: Inference) -> InferRequest:
+    if inference.form == "tensors":
+        return decode_request(inference.body, inference.header_length, orjson.loads)
+    if model.pictures is None:
+        raise MalformedMessage(f"model {model.name}", "takes no pictures, expected tensors in JSON or binary form")
+    return InferRequest("", (), binary_output=inference.binary, parameters=_WITH_LABELS)
+
+
+def _read_inputs(model: Model, inference: Inference, request: InferRequest) -> dict[str, Array]:
+    """The inputs as arrays, checked."""
+    if inference.form == "picture" and model.pictures is not None:
+        return model.pictures.inputs(inference.body)
+    check_inputs(model.inputs, request.inputs)
+    return {tensor.name: to_array(tensor) for tensor in request.inputs}
+
+
+def _answered(
+    model: Model, request: InferRequest, wanted: Mapping[str, bool], results: Sequence[Array]
+) -> tuple[tuple[Tensor, ...], Mapping[str, Any]]:
+    """The response's outputs and parameters."""
+    parameters: Mapping[str, Any] = {}
+    if request.parameters.get("labels") is True:
+        parameters = model.labels.readable(dict(zip(wanted, results, strict=True)))
+    outputs = tuple(map(from_array, wanted, results))
+    classes = {output.name: output.classes for output in request.outputs if output.classes}
+    if classes:
+        named = zip(outputs, results, strict=True)
+        outputs = tuple(
+            model.labels.classify(out.name, array, classes[out.name]) if out.name in classes else out
+            for out, array in named
+        )
+    return outputs, parameters
 
 
 def _wanted(model: Model, request: InferRequest) -> dict[str, bool]:

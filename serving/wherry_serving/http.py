@@ -14,20 +14,22 @@ from typing import Any
 import orjson
 
 from wherry.errors import AdmissionError, ContractError, InputError, NotFound, WherryError
-from wherry.tensors import HEADER_LENGTH
+from wherry.tensors import HEADER_LENGTH, PROBE
 from wherry_serving import metrics
 from wherry_serving.bodies import Bodies, BodyRefused, ClientGone, Hold, Limits, Receive, header_length
 from wherry_serving.codings import COMPRESS_FROM, choose, compress
 from wherry_serving.dataplane import DataPlane, Inference
+from wherry_serving.decoding import PICTURE_TYPES
+from wherry_serving.dev_page import Headers, read_page
 from wherry_serving.models import Model
 from wherry_serving.worker import Worker
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Scope = Mapping[str, Any]
-_Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
+_PROBE = PROBE.lower().encode()
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _READS = ("GET", "HEAD")
 _log = logging.getLogger("wherry_serving")
@@ -39,7 +41,7 @@ class Reply:
 
     status: int
     body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+    headers: Headers = (_JSON,)
 
 
 class MethodRefused(WherryError):
@@ -78,6 +80,7 @@ class HttpApp:
         self._bodies = Bodies(limits, executor)
         self._executor = executor
         self._memory_bytes = memory_bytes
+        self._page = read_page() if plane.has_dev_page else {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, as the protocol says it."""
@@ -94,7 +97,7 @@ class HttpApp:
         except Exception:
             _log.exception("a request failed unexpectedly")
             reply = _error(500, "server: failed unexpectedly, its log says why")
-        headers: _Headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         if self.draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -115,6 +118,8 @@ class HttpApp:
     def _read(self, path: list[str]) -> Reply:
         """Everything that only looks; answered on the event loop, also while an inference runs."""
         match path:
+            case [name] if name in self._page:
+                return Reply(200, *self._page[name])
             case ["v2"]:
                 return _json(self._plane.server_metadata())
             case ["v2", "health", "live"]:
@@ -155,10 +160,11 @@ class HttpApp:
         try:
             with Hold(self._bodies) as hold:
                 body = await self._bodies.read(headers, receive, hold)
-                inference = Inference(body, header_length(headers), time.perf_counter_ns())
+                inference = _inference(body, headers)
                 return await self._run(model, inference, headers)
         except (BodyRefused, AdmissionError):  # the data plane counts those that reach it
-            model.stats.failed()
+            if _PROBE not in headers:
+                model.stats.failed()
             raise
 
     async def _run(self, model: Model, inference: Inference, headers: Mapping[bytes, bytes]) -> Reply:
@@ -171,6 +177,24 @@ class HttpApp:
             body = await asyncio.get_running_loop().run_in_executor(self._executor, compress, body, coding)
             extra.append((b"content-encoding", coding.encode()))
         return Reply(200, body, tuple(extra))
+
+
+def _inference(body: bytes, headers: Mapping[bytes, bytes]) -> Inference:
+    """What is asked. Only a Content-Type of a picture means something: clients of the protocol send any or none.
+
+    Raises:
+        BodyRefused: a kind of picture that is not taken.
+        MalformedMessage: the header's length is not a number.
+    """
+    counted, now = _PROBE not in headers, time.perf_counter_ns()
+    kind = headers.get(b"content-type", b"")
+    if not kind.startswith(b"image/"):
+        return Inference(body, header_length(headers), now, counted=counted)
+    name = kind.partition(b";")[0].strip().lower().decode("latin-1")
+    if name not in PICTURE_TYPES:
+        raise BodyRefused(415, f"is of type {name[:40]!r}, expected one of {', '.join(PICTURE_TYPES)}")
+    binary = headers.get(b"accept", b"").startswith(b"application/octet-stream")
+    return Inference(body, None, now, "picture", binary, counted)
 
 
 def error_reply(error: WherryError) -> Reply:

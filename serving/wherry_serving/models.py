@@ -13,6 +13,8 @@ from wherry.errors import ConfigError, InferenceError, MalformedMessage, ModelEr
 from wherry.release import GOLDEN_SCHEMA, MODEL_SCHEMA, GoldenFile, ModelFile, Signature, TensorSpec
 from wherry.schemas import load_json, parse_schema
 from wherry_serving.arrays import fits_shape, to_array
+from wherry_serving.labels import Labels, check_labelled
+from wherry_serving.pictures import Pictures
 from wherry_serving.runtimes import DTYPES, Array, Runtime, open_runtime
 from wherry_serving.stats import ModelStats
 
@@ -37,6 +39,8 @@ class Model:
     runtime: Runtime
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    pictures: Pictures | None = None
+    labels: Labels = field(default_factory=Labels)
     stats: ModelStats = field(default_factory=ModelStats)
 
     @property
@@ -103,6 +107,8 @@ def load_model(source: ModelSource, opener: Opener = open_runtime) -> Model:
         runtime,
         {spec.name: spec for spec in file.signature.inputs},
         {spec.name: spec for spec in file.signature.outputs},
+        Pictures(file) if file.picture else None,
+        Labels(check_labelled(file)),
     )
     try:
         runtime.run(warm_inputs(source), list(model.outputs))

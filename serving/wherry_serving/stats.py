@@ -102,8 +102,13 @@ def _duration(count: int, nanoseconds: int) -> dict[str, int]:
     return {"count": count, "ns": nanoseconds}
 
 
-def statistics_json(name: str, version: str, counters: Counters, memory_bytes: int) -> dict[str, Any]:
-    """One entry of the statistics extension's `model_stats`, with our part under "wherry"."""
+def statistics_json(
+    name: str, version: str, counters: Counters, memory_bytes: int, instance: str = ""
+) -> dict[str, Any]:
+    """One entry of the statistics extension's `model_stats`, with our part under "wherry".
+
+    `instance` names the process that counts: counters of another instance began at zero, whatever their values.
+    """
     count = counters.successes
     return {
         "name": name,
@@ -123,5 +128,6 @@ def statistics_json(name: str, version: str, counters: Counters, memory_bytes: i
             "latency": list(counters.latency),
             "latency_sum_us": counters.latency_sum_us,
             "memory_bytes": memory_bytes,
+            "instance": instance,
         },
     }
