@@ -24,6 +24,7 @@ from wherry import __version__
 from wherry.errors import ConfigError, ModelError, WherryError
 from wherry_serving.bodies import Limits
 from wherry_serving.dataplane import DataPlane
+from wherry_serving.dev_page import read_page
 from wherry_serving.http import HttpApp
 from wherry_serving.models import read_models
 from wherry_serving.worker import Worker
@@ -42,11 +43,13 @@ class Options:
     Attributes:
         queue: requests that may wait.
         drain_seconds: time for clients to leave after SIGTERM.
+        stage: "dev" has a page at `/` to try the models in a browser.
         limits: bounds on bodies.
     """
 
     queue: int = 64
     drain_seconds: float = 5.0
+    stage: str = "prod"
     limits: Limits = field(default_factory=Limits)
 
 
@@ -158,6 +161,11 @@ def arguments(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         default=environ.get("WHERRY_DRAIN_SECONDS", "5"),
         help="time for clients to leave after SIGTERM (WHERRY_DRAIN_SECONDS)",
     )
+    parser.add_argument(
+        "--stage",
+        default=environ.get("WHERRY_STAGE", "prod"),
+        help="dev has a page at / to try the models in a browser (WHERRY_STAGE)",
+    )
     parser.add_argument("--version", action="version", version=f"wherry-serving {__version__}")
     return parser
 
@@ -180,7 +188,8 @@ def make_server(plane: DataPlane, options: Options, executor: Executor) -> Drain
         executor: runs compression; one thread is enough.
     """
     worker = Worker(options.queue)
-    app = HttpApp(plane, worker, options.limits, executor, memory_bytes)
+    page = read_page() if options.stage == "dev" else None
+    app = HttpApp(plane, worker, options.limits, executor, memory_bytes, page)
     settings: dict[str, Any] = {
         "loop": "uvloop",
         "http": "httptools",
@@ -201,7 +210,7 @@ def make_server(plane: DataPlane, options: Options, executor: Executor) -> Drain
 
 def _serve(parsed: argparse.Namespace) -> None:
     body = parsed.max_body_mb << 20
-    options = Options(parsed.queue, parsed.drain_seconds, Limits(body_bytes=body, inflight_bytes=2 * body))
+    options = Options(parsed.queue, parsed.drain_seconds, parsed.stage, Limits(body_bytes=body, inflight_bytes=2 * body))
     plane = DataPlane(read_models(parsed.models))
     listener = _listen(parsed.host, parsed.port)
     with listener, ThreadPoolExecutor(1, "codings") as executor:

@@ -95,11 +95,6 @@ class DataPlane:
         return len(self._models) == len(self._sources)
 
     @property
-    def has_dev_page(self) -> bool:
-        """Whether one of the models is of stage dev, to be tried in a browser."""
-        return any(source.file.stage == "dev" for source in self._sources.values())
-
-    @property
     def models(self) -> Sequence[Model]:
         """The loaded models."""
         return tuple(self._models.values())

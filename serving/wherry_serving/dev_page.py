@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "page"
 Headers = tuple[tuple[bytes, bytes], ...]
+Page = Mapping[str, tuple[bytes, Headers]]
+"""Path without its slash -> body and headers."""
 
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
@@ -25,8 +28,8 @@ _FILES = {
 }
 
 
-def read_page(folder: Path = FOLDER) -> dict[str, tuple[bytes, Headers]]:
-    """Path -> body and headers of the page's files; empty where an image was built without them."""
+def read_page(folder: Path = FOLDER) -> Page:
+    """The page's files; empty where an image was built without them."""
     try:
         return {
             path: ((folder / name).read_bytes(), ((b"content-type", kind), *_GUARDS))

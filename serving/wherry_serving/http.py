@@ -20,7 +20,7 @@ from wherry_serving.bodies import Bodies, BodyRefused, ClientGone, Hold, Limits,
 from wherry_serving.codings import COMPRESS_FROM, choose, compress
 from wherry_serving.dataplane import DataPlane, Inference
 from wherry_serving.decoding import PICTURE_TYPES
-from wherry_serving.dev_page import Headers, read_page
+from wherry_serving.dev_page import Headers, Page
 from wherry_serving.models import Model
 from wherry_serving.worker import Worker
 
@@ -69,10 +69,17 @@ class HttpApp:
         limits: bounds on bodies.
         executor: runs compression.
         memory_bytes: resident memory of this process, now.
+        page: of `wherry_serving.dev_page`, in stage dev.
     """
 
     def __init__(
-        self, plane: DataPlane, worker: Worker, limits: Limits, executor: Executor, memory_bytes: Callable[[], int]
+        self,
+        plane: DataPlane,
+        worker: Worker,
+        limits: Limits,
+        executor: Executor,
+        memory_bytes: Callable[[], int],
+        page: Page | None = None,
     ) -> None:
         self.draining = False
         self._plane = plane
@@ -80,7 +87,7 @@ class HttpApp:
         self._bodies = Bodies(limits, executor)
         self._executor = executor
         self._memory_bytes = memory_bytes
-        self._page = read_page() if plane.has_dev_page else {}
+        self._page = page or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, as the protocol says it."""
