@@ -137,11 +137,8 @@ def fleet_page(session: Session, now: datetime, after: str = "", show: str = "")
         after: `next` of the page before.
         show: only `offline`, `drifting` or `problem` devices; everything else shows all.
     """
-    wanted = views.DeviceFilter(
-        online=False if show == "offline" else None,
-        drifting=show == "drifting",
-        problem=show == "problem",
-    )
+    states = {"offline": "offline", "drifting": "drifting", "problem": "problem"}
+    wanted = views.DeviceFilter(state=states.get(show))  # type: ignore[arg-type]  # states of devices
     page = views.device_page(session, after, PAGE, wanted)
     summary = telemetry_summary(session, now - WINDOW, [view.id for view in page.items])
     hosts = {host.device: host for host in summary.hosts}

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import select
 
 from wherry.errors import Conflict, InputError, NotFound
-from wherry_server.services.context import Context, record
+from wherry_server.services.context import ANONYMOUS, Context
 from wherry_server.store.schema import ApiToken
 
 TOKEN_PREFIX = "wherry_"  # noqa: S105  a prefix, so that scanners recognise leaked tokens
@@ -54,7 +54,7 @@ def create_token(context: Context, name: str) -> str:
         if session.scalar(select(ApiToken.id).where(ApiToken.name == name)) is not None:
             raise Conflict(f"API token {name}", "exists already", "Choose another name")
         session.add(ApiToken(name=name, hash=hash_secret(secret), created=now))
-        record(session, now, "token.create", name)
+        context.record(session, "token.create", name)
     return secret
 
 
@@ -77,7 +77,7 @@ def revoke_token(context: Context, name: str) -> None:
         if row is None:
             raise NotFound(f"API token {name}", "does not exist", "List them with `wherry-server token list`")
         row.revoked = row.revoked or now
-        record(session, now, "token.revoke", name)
+        context.record(session, "token.revoke", name)
 
 
 def check_token(context: Context, secret: str) -> Operator | None:
@@ -90,8 +90,31 @@ def check_token(context: Context, secret: str) -> Operator | None:
     return Operator(row.id, row.name)
 
 
-def still_valid(context: Context, token_id: int) -> bool:
-    """Whether the token behind a dashboard session is still good."""
+def login(context: Context, secret: str, origin: str = "") -> Operator | None:
+    """As `check_token`, for somebody who wants a session; told in the audit trail either way.
+
+    Args:
+        context: the server's parts.
+        secret: what was shown.
+        origin: address it came from.
+    """
+    operator = check_token(context, secret)
+    acting = context.acting_as(operator.name if operator else ANONYMOUS)
+    with context.store.write() as session:
+        if operator is not None:
+            acting.record(session, "login", "dashboard", origin)
+        else:
+            acting.record_refusal(session, "login.refused", "dashboard", origin)
+    return operator
+
+
+def operator_of(context: Context, token_id: int) -> Operator | None:
+    """Whose dashboard session it is; None when the token behind it is revoked."""
     with context.store.read() as session:
         row = session.get(ApiToken, token_id)
-        return row is not None and row.revoked is None
+        return Operator(row.id, row.name) if row is not None and row.revoked is None else None
+
+
+def still_valid(context: Context, token_id: int) -> bool:
+    """Whether the token behind a dashboard session is still good."""
+    return operator_of(context, token_id) is not None

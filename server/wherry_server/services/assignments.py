@@ -14,7 +14,8 @@ from wherry.release import ReleaseImage
 from wherry.roles import ASSIGNMENT_DAYS
 from wherry_server.domain.twin import drift
 from wherry_server.services import outbox
-from wherry_server.services.context import Context, record
+from wherry_server.services.changes import FLEET, ROLLOUTS, device_topic
+from wherry_server.services.context import Context
 from wherry_server.services.targets import settle_slot
 from wherry_server.store.documents import read_slots
 from wherry_server.store.schema import AssignmentRow, DesiredSlot, Device, Image
@@ -112,7 +113,8 @@ def unassign(context: Context, device: str, slot: str) -> None:
             raise NotFound(f"slot {slot} of device {device}", "has nothing assigned")
         settle_slot(session, device, slot, f"slot {slot} of device {device}", "was emptied")
         assign_slot(context, session, row, slot, None, now)
-        record(session, now, "unassign", device, slot)
+        context.record(session, "unassign", device, slot)
+        context.announce(session, device_topic(device), FLEET, ROLLOUTS)
     context.wake()
 
 
@@ -126,7 +128,8 @@ def retry(context: Context, device: str, slot: str, digest: str) -> None:
     with context.store.write() as session:
         row = get_device(session, device)
         queue_retry(context, session, row, slot, digest, now)
-        record(session, now, "retry", device, f"{slot} {digest}")
+        context.record(session, "retry", device, f"{slot} {digest}")
+        context.announce(session, device_topic(device), FLEET)
     context.wake()
 
 
@@ -146,6 +149,7 @@ def poll_now(context: Context, device: str) -> None:
     with context.store.write() as session:
         get_device(session, device)
         outbox.put_command(session, device, PollNow(), now)
+        context.record(session, "poll", device)
     context.wake()
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from wherry.errors import InputError, NotFound
-from wherry_server.services.context import Context, record
+from wherry_server.services.changes import FLEET, device_topic
+from wherry_server.services.context import Context
 from wherry_server.store.schema import Device, DeviceLabel
 
 MAX_LABELS = 32
@@ -56,4 +57,5 @@ def change_labels(context: Context, device: str, labels: Mapping[str, str]) -> N
         if row is None:
             raise NotFound(f"device {device}", "does not exist")
         set_labels(session, row, labels)
-        record(session, context.clock(), "device.labels", device, row.labels)
+        context.record(session, "device.labels", device, row.labels)
+        context.announce(session, device_topic(device), FLEET)

@@ -16,7 +16,8 @@ from wherry.errors import IdentityError, InputError, NotAllowed, NotFound, Wherr
 from wherry_server import broker, pki
 from wherry_server.services import outbox
 from wherry_server.services.access import hash_secret
-from wherry_server.services.context import Context, record
+from wherry_server.services.changes import FLEET, ROLLOUTS, device_topic
+from wherry_server.services.context import Context
 from wherry_server.services.devices import set_labels
 from wherry_server.services.targets import settle_all
 from wherry_server.store.schema import Device, DeviceKey, EnrolToken
@@ -51,7 +52,7 @@ def create_enrol_token(context: Context, request: TokenRequest) -> TokenCreated:
                 expires=expires,
             )
         )
-        record(session, now, "enrol.token", request.device)
+        context.record(session, "enrol.token", request.device)
     return TokenCreated(
         device=request.device, secret=secret, expires=expires, server_ca_sha256=context.authority.ca_sha256
     )
@@ -64,6 +65,7 @@ def enrol(context: Context, request: EnrolRequest) -> EnrolReply:
         IdentityError: the token or the CSR is not usable.
         InputError: the device profile does not exist.
     """
+    context = context.acting_as(f"device {request.device}")
     key = pki.read_csr(request.csr_pem)
     _check_profile(context, request.profile)
     now = context.clock()
@@ -73,7 +75,7 @@ def enrol(context: Context, request: EnrolRequest) -> EnrolReply:
         )
         refusal = _refusal(token, request, pki.fingerprint(key), now)
         if refusal is not None or token is None:
-            record(session, now, "enrol.refused", request.device, str(refusal))
+            context.record_refusal(session, "enrol.refused", request.device, str(refusal))
         elif token.used is None:
             issued = context.authority.issue_device(request.device, key, now, context.config.device_days)
             token.used, token.key_sha256 = now, pki.fingerprint(key)
@@ -81,7 +83,8 @@ def enrol(context: Context, request: EnrolRequest) -> EnrolReply:
             back = _store_device(session, token, request, now)
             session.execute(delete(DeviceKey).where(DeviceKey.device == request.device))
             _store_key(session, request.device, token.key_sha256, pki.public_pem(key), now, issued.expires)
-            record(session, now, "enrol", request.device, token.key_sha256)
+            context.record(session, "enrol", request.device, token.key_sha256)
+            context.announce(session, device_topic(request.device), FLEET)
         else:
             back = False
     if refusal is not None or token is None or token.certificate is None or token.certificate_expires is None:
@@ -124,6 +127,7 @@ def renew(context: Context, caller: Caller, request: RenewRequest) -> EnrolReply
         IdentityError: the CSR is not usable.
         NotFound: the device is gone.
     """
+    context = context.acting_as(f"device {caller.device}")
     key = pki.read_csr(request.csr_pem)
     now, sha256 = context.clock(), pki.fingerprint(key)
     issued = context.authority.issue_device(caller.device, key, now, context.config.device_days)
@@ -133,7 +137,7 @@ def renew(context: Context, caller: Caller, request: RenewRequest) -> EnrolReply
         kept = (caller.key_sha256, sha256)
         session.execute(delete(DeviceKey).where(DeviceKey.device == caller.device, DeviceKey.sha256.not_in(kept)))
         _store_key(session, caller.device, sha256, pki.public_pem(key), now, issued.expires)
-        record(session, now, "renew", caller.device, sha256)
+        context.record(session, "renew", caller.device, sha256)
     return _reply(context, issued.pem, issued.expires)
 
 
@@ -153,7 +157,8 @@ def revoke(context: Context, device: str) -> None:
         row.online = False
         settle_all(session, device, "superseded", f"device {device}", "was revoked")
         outbox.put_cleared(session, device, now)
-        record(session, now, "revoke", device)
+        context.record(session, "revoke", device)
+        context.announce(session, device_topic(device), FLEET, ROLLOUTS)
     refresh_acl(context)
     context.wake()
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from wherry.errors import MalformedMessage
-from wherry.messages import DeploymentReport, Presence, StateReport
+from wherry.messages import DeploymentReport, Presence, SlotReport, StateReport
 from wherry.metadata import MAX_VERSION
 from wherry_server.domain.twin import ReportMark, is_news
 from wherry_server.services.assignments import update_drift
+from wherry_server.services.changes import FLEET, device_topic
 from wherry_server.services.context import Context
 from wherry_server.services.follow import follow_device
 from wherry_server.services.rollouts import advance, needs_attention
 from wherry_server.store.documents import write, write_slots
-from wherry_server.store.schema import Deployment, Device
+from wherry_server.store.schema import Deployment, Device, ServingSlot
 
 MAX_SLOTS = 64
+MAX_FACTS = 64
 
 
 def ingest_state(context: Context, report: StateReport) -> bool:
@@ -38,6 +41,7 @@ def ingest_state(context: Context, report: StateReport) -> bool:
             return False
         _take_over(session, device, report, now)
         settled = follow_device(session, device, now)
+        context.announce(session, device_topic(device.id), FLEET)
         due = [rollout for rollout in settled if needs_attention(session, rollout)]
     for rollout in due:
         advance(context, rollout)
@@ -50,6 +54,8 @@ def ingest_presence(context: Context, presence: Presence) -> None:
     with context.store.write() as session:
         device = session.get(Device, presence.device, with_for_update=True)
         if device is not None and device.revoked is None:
+            if device.online != presence.online:
+                context.announce(session, device_topic(device.id), FLEET)
             device.online = presence.online
             device.last_seen = now if presence.online else device.last_seen or now
 
@@ -65,7 +71,9 @@ def mark_stale(context: Context) -> int:
             .returning(Device.id)
             .execution_options(synchronize_session=False)
         )
-        return len(changed.all())
+        ids = changed.scalars().all()
+        context.announce(session, *map(device_topic, ids), *([FLEET] if ids else []))
+        return len(ids)
 
 
 def store_deployment(session: Session, device: str, report: DeploymentReport) -> None:
@@ -73,9 +81,33 @@ def store_deployment(session: Session, device: str, report: DeploymentReport) ->
     row = session.get(Deployment, (device, report.id))
     if row is None:
         row = Deployment(device=device, id=report.id, updated=report.updated, phase="", report="")
+        row.slot, row.model, row.version = report.slot, report.release.model, report.release.version
         session.add(row)
     if row.report == "" or row.updated <= report.updated:
         row.updated, row.phase, row.report = report.updated, report.phase, write(report) or ""
+
+
+def _bounded_facts(facts: Mapping[str, str]) -> dict[str, str]:
+    return {name[:64]: text[:200] for name, text in sorted(facts.items())[:MAX_FACTS]}
+
+
+def _keep_serving(session: Session, device: str, slots: Sequence[SlotReport], now: datetime) -> None:
+    """Rows of what each slot serves; one is written only when it changed."""
+    held = {row.slot: row for row in session.scalars(select(ServingSlot).where(ServingSlot.device == device))}
+    for slot in slots:
+        release, row = slot.serving, held.pop(slot.slot, None)
+        if release is None:
+            held.update({slot.slot: row} if row else {})
+            continue
+        if row is None:
+            row = ServingSlot(device=device, slot=slot.slot, digest="")
+            session.add(row)
+        if row.digest != release.digest or slot.since is not None:
+            row.since = slot.since or now
+        row.model, row.version, row.counter = release.model, release.version, release.counter
+        row.digest, row.healthy = release.digest, slot.healthy
+    for gone in held.values():
+        session.delete(gone)
 
 
 def _check(report: StateReport) -> None:
@@ -93,9 +125,11 @@ def _take_over(session: Session, device: Device, report: StateReport, now: datet
     device.agent_version = report.agent_version[:64]
     device.slots = write_slots(report.slots)
     device.rejected = json.dumps(report.rejected[:1000])
-    device.problem = write(report.problem)
+    device.lock, device.problem = write(report.lock), write(report.problem)
+    device.facts = json.dumps(_bounded_facts(report.facts))
     device.online, device.last_seen = True, now
     update_drift(session, device, report.slots)
+    _keep_serving(session, device.id, report.slots, now)
     for slot in report.slots:
         if slot.deployment is not None:
             store_deployment(session, device.id, slot.deployment)

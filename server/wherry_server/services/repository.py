@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from wherry.api import RepositoryInfo, RepositoryUpload
 from wherry.errors import InputError, NotFound
 from wherry.metadata import file_name
-from wherry_server.services.context import Context, record
+from wherry_server.services.changes import RELEASES
+from wherry_server.services.context import Context
 from wherry_server.signing import TIMESTAMP_FILE, release_images
 from wherry_server.store.documents import write
 from wherry_server.store.schema import Image, RepositoryFile, RepositoryState
@@ -40,7 +41,8 @@ def publish(context: Context, upload: RepositoryUpload) -> RepositoryInfo:
         if state is None or info.targets != state.targets:
             _index(session, _file(session, file_name("targets", info.targets)), now)
         stamped = _stamp(context, session, info, state.timestamp if state else 0, now)
-        record(session, now, "repository.publish", f"targets {info.targets}", ", ".join(sorted(files)))
+        context.record(session, "repository.publish", f"targets {info.targets}", ", ".join(sorted(files)))
+        context.announce(session, RELEASES)
     return stamped
 
 

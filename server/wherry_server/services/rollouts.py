@@ -18,7 +18,8 @@ from wherry_server.domain import rollout as plan
 from wherry_server.domain.selector import Candidate, is_empty, misfit, selects
 from wherry_server.services import outbox
 from wherry_server.services.assignments import assign_slot
-from wherry_server.services.context import Context, record
+from wherry_server.services.changes import FLEET, ROLLOUTS, rollout_topic
+from wherry_server.services.context import SERVER, Context
 from wherry_server.services.follow import TARGET_COLUMNS, device_report, make_target, mark_target
 from wherry_server.services.targets import UNSETTLED, has_open_targets
 from wherry_server.store.documents import write
@@ -60,9 +61,10 @@ def create_rollout(context: Context, request: RolloutRequest) -> int:
         session.flush()
         _add_targets(context, session, row, devices, images)
         _supersede(session, row)
-        record(
-            session, now, "rollout.create", str(row.id), f"{request.model} {request.version}: {len(devices)} devices"
+        context.record(
+            session, "rollout.create", str(row.id), f"{request.model} {request.version}: {len(devices)} devices"
         )
+        context.announce(session, ROLLOUTS)
         rollout = row.id
     advance(context, rollout)
     return rollout
@@ -85,7 +87,8 @@ def change_rollout(context: Context, rollout: int, verb: Verb) -> None:
             _queue_retries(session, rollout, row.slot, now)
             session.flush()
             _supersede(session, row)
-        record(session, now, f"rollout.{verb}", str(rollout))
+        context.record(session, f"rollout.{verb}", str(rollout))
+        context.announce(session, rollout_topic(rollout), ROLLOUTS)
     advance(context, rollout)
     context.wake()
 
@@ -99,6 +102,8 @@ def advance(context: Context, rollout: int, limit: int = ASSIGN_LIMIT) -> bool:
         assigns = [action for action in actions if isinstance(action, plan.Assign)]
         chosen = [*(action for action in actions if not isinstance(action, plan.Assign)), *assigns[:limit]]
         _apply(context, session, row, chosen, now)
+        if chosen:
+            context.announce(session, rollout_topic(rollout), ROLLOUTS, FLEET)
     if assigns:
         context.wake()
     return len(assigns) > limit
@@ -172,8 +177,10 @@ def _apply(context: Context, session: Session, row: RolloutRow, actions: Sequenc
                 _assign(context, session, targets[device], devices[device], now)
             case plan.Pause(reason=reason):
                 row.state, row.reason = "paused", reason
+                context.acting_as(SERVER).record(session, "rollout.pause", str(row.id), reason)
             case plan.Finish(state=state):
                 row.state, row.ended = state, now
+                context.acting_as(SERVER).record(session, f"rollout.{state}", str(row.id))
 
 
 def _assign(context: Context, session: Session, target: RolloutTarget, device: Device, now: datetime) -> None:

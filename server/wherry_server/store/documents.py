@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, TypeAdapter
 
-from wherry.messages import Problem, SlotReport
+from wherry.messages import Problem, SlotReport, UpdateLock
 
 _SLOTS = TypeAdapter(list[SlotReport])
 
@@ -25,6 +25,11 @@ def write_slots(slots: Sequence[SlotReport]) -> str:
 def read_problem(text: str | None) -> Problem | None:
     """A problem from a column."""
     return Problem.model_validate_json(text) if text else None
+
+
+def read_lock(text: str | None) -> UpdateLock | None:
+    """An update lock from a column."""
+    return UpdateLock.model_validate_json(text) if text else None
 
 
 def write(document: BaseModel | None) -> str | None:

@@ -2,61 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
-from sqlalchemy import (
-    BigInteger,
-    DateTime,
-    Dialect,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMING = {
-    "ix": "ix_%(column_0_label)s",
-    "uq": "uq_%(table_name)s_%(column_0_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """A time that goes in and comes out with its zone, UTC, on every database."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """Store UTC; SQLite keeps no zone."""
-        if value is None:
-            return None
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Give the zone back."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-Big = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Base(DeclarativeBase):
-    """All tables."""
-
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {datetime: UtcTime, str: Text, int: Big, bytes: LargeBinary}  # noqa: RUF012
+from wherry_server.store.base import Base as Base
 
 
 class ApiToken(Base):
@@ -106,6 +57,8 @@ class Device(Base):
     report_received: Mapped[datetime | None]
     slots: Mapped[str] = mapped_column(default="[]")
     rejected: Mapped[str] = mapped_column(default="[]")
+    lock: Mapped[str | None]
+    facts: Mapped[str] = mapped_column(default="{}")
     problem: Mapped[str | None]
     drifting: Mapped[int] = mapped_column(default=0, index=True)
 
@@ -118,6 +71,21 @@ class DeviceLabel(Base):
     device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     value: Mapped[str] = mapped_column(String(256))
+
+
+class ServingSlot(Base):
+    """What each slot serves, as reported last: once more, one a row, so that counting a version needs no scan."""
+
+    __tablename__ = "serving_slot"
+    __table_args__ = (Index("ix_serving_slot_model_version", "model", "version"),)
+    device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
+    slot: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    counter: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(80))
+    healthy: Mapped[bool]
+    since: Mapped[datetime]
 
 
 class DeviceKey(Base):
@@ -245,9 +213,13 @@ class Deployment(Base):
     __table_args__ = (
         Index("ix_deployment_updated", "updated", "device", "id"),
         Index("ix_deployment_device_updated", "device", "updated"),
+        Index("ix_deployment_model_updated", "model", "updated"),
     )
     device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
     id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    slot: Mapped[str] = mapped_column(String(32), default="")
+    model: Mapped[str] = mapped_column(String(64), default="")
+    version: Mapped[str] = mapped_column(String(64), default="")
     phase: Mapped[str] = mapped_column(String(16))
     updated: Mapped[datetime]
     report: Mapped[str]
@@ -283,6 +255,28 @@ class SlotUsage(Base):
     memory_bytes: Mapped[int | None]
 
 
+class ModelUsage(Base):
+    """Slot samples of all devices added up by version: over a minute, an hour, and (step 0, bucket 1970) for ever.
+
+    A page about the fleet would otherwise read a row for every device and minute.
+    """
+
+    __tablename__ = "model_usage"
+    __table_args__ = (Index("ix_model_usage_model_step_bucket", "model", "step", "bucket"),)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[str] = mapped_column(String(64), primary_key=True)
+    slot: Mapped[str] = mapped_column(String(32), primary_key=True)
+    counter: Mapped[int]
+    requests: Mapped[int]
+    failures: Mapped[int]
+    latency: Mapped[str]
+    latency_sum_us: Mapped[int]
+    memory_sum: Mapped[int]
+    memory_samples: Mapped[int]
+
+
 class HostUsage(Base):
     """Host samples: the newest of each bucket."""
 
@@ -306,12 +300,27 @@ class RecordCount(Base):
     dropped: Mapped[int] = mapped_column(default=0)
 
 
+class RecordTotal(Base):
+    """Records stored and records that devices dropped, by type, for ever: what a counter of the fleet shows."""
+
+    __tablename__ = "record_total"
+    type: Mapped[str] = mapped_column(String(32), primary_key=True)
+    received: Mapped[int] = mapped_column(default=0)
+    dropped: Mapped[int] = mapped_column(default=0)
+
+
 class Audit(Base):
     """Who did what, and what was refused."""
 
     __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_action_id", "action", "id"),
+        Index("ix_audit_thing_id", "thing", "id"),
+        Index("ix_audit_actor_id", "actor", "id"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(100), default="")
     action: Mapped[str] = mapped_column(String(40))
     thing: Mapped[str] = mapped_column(String(200))
     detail: Mapped[str] = mapped_column(default="")
