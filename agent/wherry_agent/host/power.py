@@ -44,7 +44,7 @@ class PowerReader:
     def __init__(self, root: Path, sensors: Sequence[Sensor] = ()) -> None:
         self._root = root
         self._sensors = tuple(sensors)
-        self._tegrastats = Program(root, "tegrastats", ["--interval", "200"], every=60, seconds=0.7)
+        self._tegrastats = Program(root, "tegrastats", ["--interval", "200"], every=60, one_line=True)
 
     def look(self) -> Power:
         """How it is at this moment."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +21,8 @@ class Program:
         name: of the program.
         arguments: fixed.
         every: seconds for which an answer is kept.
-        seconds: it is ended after that; what it has printed by then counts (tegrastats never ends by itself).
+        seconds: it is ended after that; what it has printed by then counts.
+        one_line: it is ended after its first line: tegrastats prints for ever.
         steady: a clock that nobody sets.
     """
 
@@ -29,13 +32,15 @@ class Program:
         name: str,
         arguments: Sequence[str],
         every: float,
-        seconds: float = 2.0,
+        seconds: float = 5.0,
+        one_line: bool = False,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._paths = tuple(root / folder / name for folder in _FOLDERS)
         self._arguments = tuple(arguments)
         self._every = every
         self._seconds = seconds
+        self._one_line = one_line
         self._steady = steady
         self._answer = ""
         self._due = float("-inf")
@@ -52,18 +57,24 @@ class Program:
         path = next((path for path in self._paths if path.is_file()), None)
         if path is None:
             return ""
+        command = [path, *self._arguments]
         try:
-            done = subprocess.run(
-                [path, *self._arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                timeout=self._seconds,
-                check=False,
-            )
-            printed = done.stdout
-        except subprocess.TimeoutExpired as slow:
-            printed = slow.output or b""
+            with subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as running:
+                try:
+                    return self._read(running).decode("utf-8", errors="replace")
+                finally:
+                    running.kill()
         except OSError:
-            printed = b""
-        return printed[:_LIMIT].decode("utf-8", errors="replace")
+            return ""
+
+    def _read(self, running: subprocess.Popen[bytes]) -> bytes:
+        printed, end = b"", self._steady() + self._seconds
+        while len(printed) < _LIMIT and running.stdout and (left := end - self._steady()) > 0:
+            ready, _, _ = select.select([running.stdout], [], [], left)
+            part = os.read(running.stdout.fileno(), _LIMIT) if ready else b""
+            printed += part
+            if not part or (self._one_line and b"\n" in printed):
+                break
+        return printed
