@@ -122,6 +122,8 @@ def test_a_jetson_declares_its_gpu_and_its_l4t(name):
     assert profile.run.env["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
     assert profile.capabilities.l4t
     assert len(profile.capabilities.sm) == 1
+    assert profile.capabilities.cuda
+    assert profile.capabilities.tensorrt
     assert profile.base.kind == "registry"
 
 
@@ -157,6 +159,13 @@ def test_l4t_and_gpu_architecture_are_compared_with_the_device():
     assert misfits(orin, profile, facts) == []
     older = facts.model_copy(update={"l4t_release": "35.4.1"})
     assert misfits(orin, profile, older) == ["needs L4T 36, this device has 35"]
+    newer = image(profile="jetson-orin", needs=Needs(cuda=["13"], tensorrt=["10"]))
+    assert misfits(newer, profile) == [], "an Orin may have it"
+    exact = facts.model_copy(update={"cuda": "12.6.11", "tensorrt": "8.6.2"})
+    assert misfits(newer, profile, exact) == [
+        "needs CUDA 13, this device has 12",
+        "needs TensorRT 10, this device has 8",
+    ]
     xavier = PROFILES["jetson-xavier"]
     assert "needs GPU architecture sm_87, this device has 72" in misfits(orin, xavier)
 

@@ -26,7 +26,14 @@ from wherry_cli.packaging.registry import RegistryClient
 from wherry_cli.packaging.release import ReleaseOptions, Served, check_fit, packaged_image
 from wherry_cli.packaging.store import Store
 
-L4T = {"config": {"Labels": {"io.wherry.l4t": "36", "io.wherry.sm": "87", "io.wherry.runtime": "onnx"}}}
+L4T = {
+    "config": {
+        "Labels": {
+            "io.wherry.l4t": "36", "io.wherry.sm": "87", "io.wherry.cuda": "12", "io.wherry.tensorrt": "10, 11",
+            "io.wherry.runtime": "onnx",
+        }
+    }
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -142,6 +149,7 @@ def test_a_base_for_a_gpu_says_what_it_needs(build, store, profiles):
     built = build(store, profile="jetson-orin", config=L4T, provider="TensorrtExecutionProvider")
     image = packaged_image(built, served(built), "r:1/wherry/vision", ReleaseOptions())
     assert (image.needs.l4t, image.needs.sm) == (["36"], ["87"])
+    assert (image.needs.cuda, image.needs.tensorrt) == (["12"], ["10", "11"])
     assert image.run.start_seconds == 900, "TensorRT builds its engine at the first start"
     check_fit(image, profiles["jetson-orin"])
 
