@@ -210,7 +210,8 @@ def make_server(plane: DataPlane, options: Options, executor: Executor) -> Drain
 
 def _serve(parsed: argparse.Namespace) -> None:
     body = parsed.max_body_mb << 20
-    options = Options(parsed.queue, parsed.drain_seconds, parsed.stage, Limits(body_bytes=body, inflight_bytes=2 * body))
+    limits = Limits(body_bytes=body, inflight_bytes=2 * body)
+    options = Options(parsed.queue, parsed.drain_seconds, parsed.stage, limits)
     plane = DataPlane(read_models(parsed.models))
     listener = _listen(parsed.host, parsed.port)
     with listener, ThreadPoolExecutor(1, "codings") as executor:
