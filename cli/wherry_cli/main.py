@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from wherry import __version__
 from wherry.errors import InputError, WherryError
-from wherry_cli import device, explain, inspect, keys, login, package, profile, push, release, rollout, telemetry
+from wherry_cli import bench, device, explain, inspect, keys, login, package, profile, push, release, rollout, telemetry
 from wherry_cli.output import make_console, print_error
 
 DEBUG = "WHERRY_DEBUG"
@@ -30,6 +30,7 @@ _ORDER = (
     "device",
     "telemetry",
     "profile",
+    "bench",
     "explain",
 )
 
@@ -93,6 +94,7 @@ app.add_typer(rollout.app, name="rollout", rich_help_panel="Operate")
 app.add_typer(device.app, name="device", rich_help_panel="Operate")
 app.add_typer(telemetry.app, name="telemetry", rich_help_panel="Operate")
 app.add_typer(profile.app, name="profile", rich_help_panel="Look up")
+app.command("bench", rich_help_panel="Look up")(bench.bench)
 app.command("explain", rich_help_panel="Look up")(explain.explain)
 
 
