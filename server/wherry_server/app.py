@@ -19,6 +19,7 @@ from wherry.errors import Conflict, StoreError, WherryError
 from wherry_server.config import SETTINGS_FILE, ServerConfig, load_config, make_config, write_settings
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
     from wherry.mqtt import BrokerSettings
@@ -209,7 +210,7 @@ def serve(config: ServerConfig) -> None:
         link.start()
     scheduler.start()
     try:
-        _serve_https(context)
+        https_server(context).run()
     finally:
         scheduler.shutdown(wait=False)
         if link is not None:
@@ -236,7 +237,8 @@ def broker_settings(context: Context) -> BrokerSettings:
     )
 
 
-def _serve_https(context: Context) -> None:
+def https_server(context: Context) -> uvicorn.Server:
+    """The HTTPS server with its own certificate; `run()` serves until it is told to stop."""
     import uvicorn
 
     from wherry_server.broker import certificate_names
@@ -252,6 +254,10 @@ def _serve_https(context: Context) -> None:
                 typer.echo(f"listening on {config.public_url}")
                 sys.stdout.flush()
 
+        async def shutdown(self, sockets=None):  # type: ignore[no-untyped-def]  # as uvicorn has it
+            context.changes.close()  # live pages are told first: they would hold up the end
+            await super().shutdown(sockets)
+
     settings = uvicorn.Config(
         make_application(context),
         host=config.bind,
@@ -265,7 +271,7 @@ def _serve_https(context: Context) -> None:
         timeout_graceful_shutdown=5,
         limit_concurrency=1000,
     )
-    _Server(settings).run()
+    return _Server(settings)
 
 
 def _write_secret(path: Path, secret: str) -> None:

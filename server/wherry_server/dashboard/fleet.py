@@ -1,35 +1,64 @@
-"""What the fleet page shows, put together from views; the template only lays it out."""
+"""What the fleet page shows, put together from views; the template only lays it out. Pure."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-
-from sqlalchemy.orm import Session
+from datetime import datetime
+from typing import get_args
+from urllib.parse import urlencode
 
 from wherry.api import DeviceView, HostTelemetry, RolloutTargetView, RolloutView, SlotTelemetry
-from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport
+from wherry.messages import FINAL_PHASES, DeploymentReport, Problem, ReleaseRef, SlotReport
 from wherry_server.dashboard import words
+from wherry_server.dashboard.words import STATE_ORDER, tone
 from wherry_server.domain.selector import describe
 from wherry_server.domain.twin import same
-from wherry_server.store import views
-from wherry_server.store.telemetry_views import telemetry_summary
+from wherry_server.store.device_views import DeviceFilter, DeviceState, Facets, FleetCounts
 
-PAGE = 50
-WINDOW = timedelta(hours=1)
-_TONES = {
-    "committed": "good", "completed": "good", "running": "busy", "assigned": "busy", "pending": "quiet",
-    "paused": "warn", "rejected": "bad", "refused": "bad", "failed": "bad", "misfit": "warn",
-    "superseded": "quiet", "aborted": "quiet", "removed": "quiet",
-}  # fmt: skip
-STATE_ORDER = ("committed", "running", "assigned", "pending", "misfit", "superseded", "refused", "rejected")
+_TROUBLE = ("rejected", "refused", "rolling_back")
 
 
-def tone(state: str) -> str:
-    """The colour class of a state or phase; phases on the way are busy."""
-    return _TONES.get(state, "busy")
+@dataclass(frozen=True, slots=True)
+class FleetQuery:
+    """What the visitor asked for, as it stands in the address.
+
+    Attributes:
+        version: model and version that a slot serves, "vision 2.0".
+        labels: "name=value" each.
+    """
+
+    search: str = ""
+    state: str = ""
+    profile: str = ""
+    version: str = ""
+    labels: tuple[str, ...] = ()
+
+    def filter(self) -> DeviceFilter:
+        """The same for the database; what is not known there filters nothing."""
+        states: dict[str, DeviceState] = {state: state for state in get_args(DeviceState)}
+        model, _, version = self.version.rpartition(" ")
+        pairs = (label.partition("=") for label in self.labels if "=" in label)
+        return DeviceFilter(
+            profile=self.profile or None,
+            labels=tuple((name, value) for name, _, value in pairs),
+            state=states.get(self.state, "active"),
+            search=self.search,
+            model=model or None,
+            version=version if model else None,
+        )
+
+    def address(self, **changes: str) -> str:
+        """The page's address with some fields changed; empty ones are left out."""
+        fields = {"q": self.search, "state": self.state, "profile": self.profile, "version": self.version} | changes
+        pairs = [(name, value) for name, value in fields.items() if value]
+        labels = [] if "label" in changes else [("label", label) for label in self.labels]
+        return "/?" + urlencode(pairs + labels) if pairs or labels else "/"
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether it leaves devices out."""
+        return any((self.search, self.state, self.profile, self.version, self.labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +70,7 @@ class Outcome:
     when: str
     release: str
     reason: str
-    fix: str
     progress: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """How a slot's release answered within the window."""
-
-    requests: str
-    failures: str
-    failing: bool
-    p50: str
-    p95: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,97 +81,71 @@ class SlotRow:
     desired: str
     reported: str
     drifts: bool
-    health: str
-    health_tone: str
-    port: int | None
+    sick: bool
     last: Outcome | None
-    inference: Inference | None
-
-
-@dataclass(frozen=True, slots=True)
-class HostRow:
-    """The device's newest host sample."""
-
-    temperature: str
-    cpu: int
-    memory: str
-    memory_percent: int
-    disk: str
-    disk_percent: int
-    when: str
+    p95: str
+    failing: str
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """One device."""
+    """One device, one row."""
 
     id: str
     profile: str
     labels: list[str]
-    status: str
-    status_tone: str
+    state: str
+    tone: str
     seen: str
-    agent: str
-    drifts: bool
     slots: list[SlotRow]
-    host: HostRow | None
+    temperature: str
+    hot: bool
     problem: str
+    locked: str
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutRow:
-    """One rollout, with the parts of its bar and the first reasons why devices failed."""
+class RolloutCard:
+    """One rollout, with the parts of its bar and the first device that failed."""
 
     id: int
     release: str
-    slot: str
-    selector: str
+    target: str
     state: str
     tone: str
     when: str
     parts: list[tuple[str, str, int, int]]
-    troubles: list[tuple[str, str, str]]
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A number on top that leads to the devices it counts."""
+
+    name: str
+    count: str
+    title: str
+    tone: str
+    href: str
+    chosen: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FleetPage:
     """The whole page."""
 
-    counts: views.FleetCounts
+    query: FleetQuery
+    tiles: list[Tile]
     devices: list[DeviceRow]
-    rollouts: list[RolloutRow]
-    next: str | None
-    show: str
+    rollouts: list[RolloutCard]
+    total: str
+    first: str
+    next: str
+    profiles: list[tuple[str, str]]
+    versions: list[tuple[str, str]]
+    label_groups: list[tuple[str, list[tuple[str, str]]]]
+    watch: str
     clock: str
-
-
-def fleet_page(session: Session, now: datetime, after: str = "", show: str = "") -> FleetPage:
-    """Read what the page shows.
-
-    Args:
-        session: where to read.
-        now: the time, for ages.
-        after: `next` of the page before.
-        show: only `offline`, `drifting` or `problem` devices; everything else shows all.
-    """
-    states = {"offline": "offline", "drifting": "drifting", "problem": "problem"}
-    wanted = views.DeviceFilter(state=states.get(show))  # type: ignore[arg-type]  # states of devices
-    page = views.device_page(session, after, PAGE, wanted)
-    summary = telemetry_summary(session, now - WINDOW, [view.id for view in page.items])
-    hosts = {host.device: host for host in summary.hosts}
-    usage: dict[str, list[SlotTelemetry]] = defaultdict(list)
-    for slot in summary.slots:
-        usage[slot.device].append(slot)
-    rollouts = views.rollout_page(session, None, 4).items
-    troubles = views.troubled_targets(session, [view.id for view in rollouts], 3)
-    return FleetPage(
-        counts=views.fleet_counts(session),
-        devices=[device_row(view, usage[view.id], hosts.get(view.id), now) for view in page.items],
-        rollouts=[rollout_row(view, troubles.get(view.id, []), now) for view in rollouts],
-        next=page.next,
-        show=show,
-        clock=f"{now:%H:%M:%S} UTC",
-    )
 
 
 def device_row(
@@ -162,21 +153,49 @@ def device_row(
 ) -> DeviceRow:
     """A device as the page shows it."""
     reported = {slot.slot: slot for slot in view.slots}
-    names = sorted(view.desired.keys() | {name for name, slot in reported.items() if slot.serving or slot.deployment})
-    status, status_tone = ("online", "good") if view.online else ("offline", "bad")
+    state, state_tone = device_state(view)
+    hottest = max(host.temperatures.values(), default=None) if host else None
     return DeviceRow(
         id=view.id,
         profile=view.profile,
         labels=[f"{name}={value}" for name, value in sorted(view.labels.items())],
-        status="revoked" if view.revoked else status,
-        status_tone="quiet" if view.revoked else status_tone,
+        state=state,
+        tone=state_tone,
         seen=words.age(view.last_seen, now),
-        agent=view.agent_version,
-        drifts=bool(view.drift),
-        slots=[slot_row(name, view.desired.get(name), reported.get(name), usage, now) for name in names],
-        host=host_row(host, now) if host else None,
+        slots=[slot_row(name, view.desired.get(name), reported.get(name), usage, now) for name in slot_names(view)],
+        temperature=f"{hottest:.0f} °C" if hottest is not None else words.NOTHING,
+        hot=hottest is not None and hottest >= HOT,
         problem=sentence(view.problem),
+        locked=f"Swaps are held off by {view.lock.holder}" if view.lock else "",
     )
+
+
+HOT = 80
+"""Degrees Celsius from which boards begin to run slower."""
+
+
+def slot_names(view: DeviceView) -> list[str]:
+    """Slots of a device worth showing: something is desired there, serves there, or was tried there."""
+    told = {slot.slot for slot in view.slots if slot.serving or slot.deployment}
+    return sorted(view.desired.keys() | told)
+
+
+def device_state(view: DeviceView) -> tuple[str, str]:
+    """How a device is, in a word, with its tone. What needs a look comes first."""
+    deployments = {slot.slot: slot.deployment for slot in view.slots if slot.deployment}
+    drifting = [deployments[name] for name in view.drift if name in deployments]
+    checks = (
+        (view.revoked, "revoked", "quiet"),
+        (not view.online, "offline" if view.last_seen else "never seen", "quiet"),
+        (view.problem is not None, "problem", "bad"),
+        (any(report.phase not in FINAL_PHASES for report in drifting), "updating", "busy"),
+        (any(report.phase in _TROUBLE for report in drifting), "drifting", "bad"),
+        (bool(view.drift), "drifting", "warn"),
+        (any(slot.serving and not slot.healthy for slot in view.slots), "not healthy", "bad"),
+        (view.lock is not None, "locked", "warn"),
+        (not view.desired, "empty", "quiet"),
+    )
+    return next(((word, shade) for holds, word, shade in checks if holds), ("converged", "good"))
 
 
 def slot_row(
@@ -184,25 +203,22 @@ def slot_row(
 ) -> SlotRow:
     """A slot as the page shows it; telemetry is of the release that serves."""
     serving = slot.serving if slot else None
-    found = [
-        used
-        for used in usage
-        if serving and (used.slot, used.model, used.counter) == (name, serving.model, serving.counter)
-    ]
-    health, health_tone = ("healthy", "good") if slot and slot.healthy else ("not healthy", "bad")
-    if serving is None:
-        health, health_tone = "empty", "quiet"
+    used = next((found for found in usage if serving and is_of(found, name, serving)), None)
     return SlotRow(
         name=name,
         desired=label(desired),
         reported=label(serving),
         drifts=not same(desired, serving),
-        health=health,
-        health_tone=health_tone,
-        port=slot.port if slot and serving else None,
+        sick=bool(slot and serving and not slot.healthy),
         last=outcome(slot.deployment, now) if slot and slot.deployment else None,
-        inference=inference(found[0]) if found else None,
+        p95=words.milliseconds(used.p95_us) if used else words.NOTHING,
+        failing=f"{words.number(used.failures)} failed" if used and used.failures else "",
     )
+
+
+def is_of(used: SlotTelemetry, slot: str, release: ReleaseRef) -> bool:
+    """Whether telemetry is of this release in this slot."""
+    return (used.slot, used.model, used.counter) == (slot, release.model, release.counter)
 
 
 def label(ref: ReleaseRef | None) -> str:
@@ -214,58 +230,78 @@ def outcome(report: DeploymentReport, now: datetime) -> Outcome:
     """How a deployment stands, with its reason."""
     fetching = report.phase == "fetching" and report.total_bytes > 0
     return Outcome(
-        phase=report.phase.replace("_", " "),
+        phase=words.phase_words(report.phase),
         tone=tone(report.phase),
         when=words.age(report.updated, now),
         release=label(report.release),
         reason=f"{report.problem.thing}: {report.problem.reason}" if report.problem else "",
-        fix=report.problem.fix if report.problem else "",
         progress=words.percent(report.fetched_bytes, report.total_bytes) if fetching else None,
     )
 
 
-def inference(used: SlotTelemetry) -> Inference:
-    """Telemetry of a slot in words."""
-    return Inference(
-        requests=words.number(used.requests),
-        failures=words.number(used.failures),
-        failing=used.failures > 0,
-        p50=words.milliseconds(used.p50_us),
-        p95=words.milliseconds(used.p95_us),
-    )
-
-
-def host_row(host: HostTelemetry, now: datetime) -> HostRow:
-    """A host sample in words; of several temperatures the highest counts."""
-    hottest = max(host.temperatures.values(), default=None)
-    return HostRow(
-        temperature=f"{hottest:.0f} °C" if hottest is not None else words.NOTHING,
-        cpu=words.percent(host.cpu_percent, 100),
-        memory=f"{words.size(host.memory_used_bytes)} of {words.size(host.memory_total_bytes)}",
-        memory_percent=words.percent(host.memory_used_bytes, host.memory_total_bytes),
-        disk=f"{words.size(host.disk_used_bytes)} of {words.size(host.disk_total_bytes)}",
-        disk_percent=words.percent(host.disk_used_bytes, host.disk_total_bytes),
-        when=words.age(host.at, now),
-    )
-
-
-def rollout_row(view: RolloutView, troubled: Sequence[RolloutTargetView], now: datetime) -> RolloutRow:
+def rollout_card(view: RolloutView, troubled: Sequence[RolloutTargetView], now: datetime) -> RolloutCard:
     """A rollout as the page shows it."""
     total = sum(view.counts.values())
     counted = [(state, view.counts[state]) for state in STATE_ORDER if view.counts.get(state)]
-    return RolloutRow(
+    first = troubled[0] if troubled else None
+    return RolloutCard(
         id=view.id,
         release=f"{view.model} {view.version}",
-        slot=view.slot,
-        selector=describe(view.selector),
+        target=f"to {describe(view.selector)}, slot {view.slot}",
         state=view.state,
         tone=tone(view.state),
         when=words.age(view.created, now),
         parts=[(state, tone(state), count, max(2, words.percent(count, total))) for state, count in counted],
-        troubles=[(target.device, target.state, sentence(target.problem)) for target in troubled],
+        trouble=f"{first.device} {first.state}: {sentence(first.problem)}" if first and first.problem else "",
     )
 
 
 def sentence(problem: Problem | None) -> str:
     """A problem as a sentence."""
     return f"{problem.thing}: {problem.reason}. {problem.fix}." if problem else ""
+
+
+def make_tiles(counts: FleetCounts, query: FleetQuery) -> list[Tile]:
+    """The numbers on top; one that counts nothing is quiet."""
+    numbers = (
+        ("", counts.devices, "device" if counts.devices == 1 else "devices", "quiet"),
+        ("online", counts.online, "online", "good"),
+        ("offline", counts.devices - counts.online, "offline", "quiet"),
+        ("drifting", counts.drifting, "drifting", "warn"),
+        ("problem", counts.problems, "with a problem", "bad"),
+        ("locked", counts.locked, "locked", "warn"),
+    )
+    return [
+        Tile(
+            name=name,
+            count=words.number(count),
+            title=title,
+            tone=shade if count else "quiet",
+            href=query.address(state=name),
+            chosen=query.state == name,
+        )
+        for name, count, title, shade in numbers
+        if count or name not in ("locked",)
+    ]
+
+
+def facet_choices(
+    facets: Facets,
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tuple[str, list[tuple[str, str]]]]]:
+    """Choices of the drop-downs, (value, text) each: profiles, versions, and labels by name."""
+
+    def counted(text: str, count: int) -> str:
+        return f"{text} ({words.number(count)})"
+
+    profiles = [(name, counted(name, count)) for name, count in facets.profiles.items()]
+    serving = [(f"{model} {version}", counted(f"{model} {version}", count)) for model, version, count in facets.serving]
+    groups = [
+        (name, [(f"{name}={value}", counted(value or "(empty)", count)) for value, count in values.items()])
+        for name, values in facets.labels.items()
+    ]
+    return profiles, serving, groups
+
+
+def watch_keys(devices: Sequence[DeviceRow], rollouts: Sequence[RolloutCard]) -> str:
+    """What must ring for the page to be fetched again at once."""
+    return " ".join([f"device:{row.id}" for row in devices] + [f"rollout:{card.id}" for card in rollouts])

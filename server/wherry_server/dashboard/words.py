@@ -5,6 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 NOTHING = "\N{EN DASH}"
+_TONES = {
+    "committed": "good", "completed": "good", "running": "busy", "assigned": "busy", "pending": "quiet",
+    "paused": "warn", "rejected": "bad", "refused": "bad", "failed": "bad", "misfit": "warn",
+    "superseded": "quiet", "aborted": "quiet", "removed": "quiet", "rolling_back": "warn",
+}  # fmt: skip
+STATE_ORDER = ("committed", "running", "assigned", "pending", "misfit", "superseded", "refused", "rejected")
+"""States of a rollout's targets, from left to right in its bar."""
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -47,3 +54,32 @@ def number(count: int) -> str:
 def percent(part: float, whole: float) -> int:
     """Part of a whole, 0 to 100."""
     return min(100, max(0, round(100 * part / whole))) if whole else 0
+
+
+def duration(seconds: float) -> str:
+    """A length of time: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    if whole < 86_400:
+        return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
+    return f"{whole // 86_400} d" + (f" {whole % 86_400 // 3600} h" if whole % 86_400 // 3600 else "")
+
+
+def tone(state: str) -> str:
+    """The colour class of a state or phase: good, busy, warn, bad or quiet. Phases on the way are busy."""
+    return _TONES.get(state, "busy")
+
+
+def phase_words(phase: str) -> str:
+    """A phase as people say it."""
+    return phase.replace("_", " ")
+
+
+def clock_time(when: datetime) -> str:
+    """A time of day with its date, UTC: `1 Mar 12:00:05`."""
+    return f"{when.day} {when:%b %H:%M:%S}"

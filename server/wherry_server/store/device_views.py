@@ -115,7 +115,7 @@ def device_facets(session: Session) -> Facets:
     serving = serving.where(ServingSlot.device.in_(active)).group_by(ServingSlot.model, ServingSlot.version)
     rows = session.execute(serving.order_by(ServingSlot.model, ServingSlot.version).limit(500))
     return Facets(
-        profiles=dict(profiles.tuples().all()),
+        profiles={str(profile): int(devices) for profile, devices in profiles},
         labels=found,
         serving=sorted(((model, version, devices) for model, version, devices in rows), key=lambda row: -row[2]),
     )

@@ -1,0 +1,28 @@
+"""What a page says after a form did its work: fixed words, so that no address can put words into our mouth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A line on top of a page."""
+
+    tone: str
+    text: str
+
+
+NOTICES = {
+    "polled": Notice("good", "The device was asked to fetch its assignment now. What it reports appears below."),
+    "retried": Notice("good", "The device forgets that it rejected the image and tries it again."),
+    "cleared": Notice("good", "The slot is to be empty. The device stops and removes what runs there."),
+    "rollout-created": Notice("good", "The rollout has begun. Its devices appear below as they go."),
+    "rollout-start": Notice("good", "The rollout goes on. Devices that wait get their assignments."),
+    "rollout-pause": Notice(
+        "good", "The rollout is paused. Devices that have their assignment go on; no other gets one."
+    ),
+    "rollout-retry": Notice("good", "Devices that failed forget that they did, and try once more."),
+    "rollout-abort": Notice("warn", "The rollout was aborted. Devices that have it keep it; no other gets it."),
+    "labelled": Notice("good", "The labels are stored."),
+}
