@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from sqlalchemy import delete
@@ -27,6 +27,8 @@ from wherry.messages import (
 )
 from wherry.metadata import MAX_VERSION
 from wherry_server.domain.histogram import BINS, merge
+from wherry_server.domain.steps import HOST_BUCKET_SECONDS, HOUR, MINUTE, MINUTES_KEPT
+from wherry_server.services.changes import TELEMETRY, device_topic
 from wherry_server.services.context import Context
 from wherry_server.services.reports import store_deployment
 from wherry_server.store.schema import (
@@ -34,12 +36,16 @@ from wherry_server.store.schema import (
     Deployment,
     Device,
     HostUsage,
+    ModelUsage,
     RecordCount,
+    RecordTotal,
     SlotUsage,
     TelemetryStream,
 )
 
-HOST_BUCKET_SECONDS = 300
+FOREVER = 0
+"""The step of sums that are never begun anew."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _FUTURE = timedelta(minutes=10)
 
 
@@ -64,6 +70,7 @@ def ingest(context: Context, batch: TelemetryBatch) -> TelemetryAck | None:
         _store(session, batch.device, fresh, now, timedelta(days=context.config.telemetry_days))
         if fresh:
             stream.sequence, stream.updated = fresh[-1].sequence, now
+            context.announce(session, device_topic(batch.device), TELEMETRY)
         return TelemetryAck(stream=batch.stream, sequence=stream.sequence)
 
 
@@ -73,6 +80,8 @@ def forget_old(context: Context) -> None:
     oldest, history = now - timedelta(days=config.telemetry_days), now - timedelta(days=config.history_days)
     conditions = (
         (SlotUsage, SlotUsage.bucket < oldest),
+        (ModelUsage, (ModelUsage.step == HOUR) & (ModelUsage.bucket < oldest)),
+        (ModelUsage, (ModelUsage.step == MINUTE) & (ModelUsage.bucket < now - MINUTES_KEPT)),
         (HostUsage, HostUsage.bucket < oldest),
         (RecordCount, RecordCount.bucket < oldest),
         (TelemetryStream, TelemetryStream.updated < history),
@@ -104,6 +113,7 @@ def _store(session: Session, device: str, records: Sequence[TelemetryRecord], no
         match content:
             case SlotSample():
                 _add_slot(session, device, at, content)
+                _add_model(session, at, content)
             case HostSample():
                 _keep_host(session, device, at, content)
             case DeploymentEvent(deployment=deployment):
@@ -112,7 +122,7 @@ def _store(session: Session, device: str, records: Sequence[TelemetryRecord], no
             case DropNotice(dropped=counts):
                 for kind, number in list(counts.items())[:16]:
                     dropped[hour, kind[:32]] += _bounded(number)
-    for bucket, kind in received.keys() | dropped.keys():
+    for bucket, kind in sorted(received.keys() | dropped.keys()):
         _count(session, (device, bucket, kind), received[bucket, kind], dropped[bucket, kind])
 
 
@@ -154,11 +164,44 @@ def _add_slot(session: Session, device: str, at: datetime, sample: SlotSample) -
         )
         session.add(row)
     row.first, row.last = min(row.first, first), max(row.last, at)
+    _add_counts(row, sample)
+    row.memory_bytes = sample.memory_bytes if sample.memory_bytes is None else _bounded(sample.memory_bytes)
+
+
+def _add_model(session: Session, at: datetime, sample: SlotSample) -> None:
+    """Add a sample to the sums over all devices."""
+    for step in (FOREVER, MINUTE, HOUR):
+        bucket = floor(at, step) if step else _EPOCH
+        key = (step, bucket, sample.model, sample.version, sample.slot)
+        row = session.get(ModelUsage, key, with_for_update=True)
+        if row is None:
+            row = ModelUsage(
+                step=step,
+                bucket=bucket,
+                model=sample.model,
+                version=sample.version,
+                slot=sample.slot,
+                counter=0,
+                requests=0,
+                failures=0,
+                latency="[]",
+                latency_sum_us=0,
+                memory_sum=0,
+                memory_samples=0,
+            )
+            session.add(row)
+        row.counter = max(row.counter, _bounded(sample.counter))
+        _add_counts(row, sample)
+        if sample.memory_bytes is not None:
+            row.memory_sum = _bounded(row.memory_sum + _bounded(sample.memory_bytes))
+            row.memory_samples += 1
+
+
+def _add_counts(row: SlotUsage | ModelUsage, sample: SlotSample) -> None:
     row.requests = _bounded(row.requests + _bounded(sample.requests))
     row.failures = _bounded(row.failures + _bounded(sample.failures))
     row.latency_sum_us = _bounded(row.latency_sum_us + _bounded(sample.latency_sum_us))
-    row.memory_bytes = sample.memory_bytes if sample.memory_bytes is None else _bounded(sample.memory_bytes)
-    if len(sample.latency) == BINS:
+    if len(sample.latency) == BINS and any(sample.latency):
         row.latency = json.dumps(merge(json.loads(row.latency), [_bounded(count) for count in sample.latency]))
 
 
@@ -177,5 +220,10 @@ def _count(session: Session, key: tuple[str, datetime, str], received: int, drop
     if row is None:
         row = RecordCount(device=key[0], bucket=key[1], type=key[2], received=0, dropped=0)
         session.add(row)
-    row.received += received
-    row.dropped = _bounded(row.dropped + dropped)
+    total = session.get(RecordTotal, key[2], with_for_update=True)
+    if total is None:
+        total = RecordTotal(type=key[2], received=0, dropped=0)
+        session.add(total)
+    for sums in (row, total):
+        sums.received += received
+        sums.dropped = _bounded(sums.dropped + dropped)
