@@ -1,16 +1,18 @@
-"""`wherry-agent`: enroll, run, status, cleanup. Arguments in, exit code out; each command imports what it needs."""
+"""`wherry-agent`: arguments in, exit code out. Each command imports what it needs."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from wherry import __version__
-from wherry.errors import FitError, InputError, NotFound, WherryError
+from wherry.errors import FitError, InputError, WherryError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
+    except KeyboardInterrupt:
+        return 130
     except WherryError as error:
         print(f"wherry-agent: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -39,11 +43,23 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     status = commands.add_parser("status", help="what runs here, and how the last deployment ended")
     status.add_argument("--json", action="store_true", help="the reported state as JSON")
+    status.add_argument("--watch", action="store_true", help="go on and show every change; end with Ctrl-C")
     status.set_defaults(command=_status)
+    doctor = commands.add_parser("doctor", help="look at this machine: what is wrong, and how to mend it")
+    doctor.add_argument("--config", type=Path, help="settings instead of STATE/agent.toml")
+    doctor.add_argument("--json", action="store_true", help="the findings as JSON")
+    doctor.set_defaults(command=_doctor)
+    lock = commands.add_parser("lock", help="hold off swaps of what serves here, for a while")
+    lock.add_argument("--minutes", type=float, default=60, help="at most 1440 (default %(default)s)")
+    lock.add_argument("--holder", default="operator", help="who holds it, for operators to read")
+    lock.add_argument("--reason", default="", help="why, for operators to read")
+    lock.set_defaults(command=_lock)
+    unlock = commands.add_parser("unlock", help="let swaps happen again")
+    unlock.set_defaults(command=_unlock)
     cleanup = commands.add_parser("cleanup", help="remove this device's containers and routes; the agent must not run")
     cleanup.add_argument("--config", type=Path, help="settings instead of STATE/agent.toml")
     cleanup.set_defaults(command=_cleanup)
-    for command in (enroll, run, status, cleanup):
+    for command in (enroll, run, status, doctor, lock, unlock, cleanup):
         command.add_argument(
             "--state",
             type=Path,
@@ -56,8 +72,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _enroll(options: argparse.Namespace) -> int:
     from wherry.join import JoinToken
-    from wherry_agent.compose import make_trust, now, only_agent
+    from wherry_agent.compose import make_trust, now
     from wherry_agent.enrolment import enrol
+    from wherry_agent.state_folder import only_agent
 
     profile = _profile(options.profile)
     token = JoinToken.decode(options.token)
@@ -104,31 +121,58 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from wherry.messages import StateReport, parse_up
-    from wherry_agent.compose import STATUS_FILE, is_running
     from wherry_agent.reporter import status_text
+    from wherry_agent.state_folder import read_status, running_agent
 
-    try:
-        body = (options.state / STATUS_FILE).read_bytes()
-    except OSError:
-        raise NotFound(
-            f"status of {options.state}", "there is none: no agent has run here yet", "Run `wherry-agent run` first"
-        ) from None
-    report = parse_up(body)
-    if not isinstance(report, StateReport):
-        raise NotFound(f"status of {options.state}", "is not a state report", "Run `wherry-agent run` again")
-    running = is_running(options.state)
+    while True:
+        report, running = read_status(options.state), running_agent(options.state) is not None
+        if options.json:
+            print(json.dumps({"running": running, **json.loads(report.to_bytes())}, indent=2))  # noqa: T201
+        else:
+            # Home, the text with each line's rest cleared, then everything below: nothing flickers.
+            text = status_text(report, running)
+            print("\033[H" + text.replace("\n", "\033[K\n") + "\033[K\n\033[J" if options.watch else text)  # noqa: T201
+        if not options.watch:
+            return 0
+        time.sleep(1)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from wherry_agent.config import load_config
+    from wherry_agent.doctor import doctor_text, examine, exit_code
+
+    checks = examine(options.state, load_config(options.state, options.config))
     if options.json:
-        print(json.dumps({"running": running, **json.loads(report.to_bytes())}, indent=2))  # noqa: T201
+        print(json.dumps({"checks": [check.model_dump() for check in checks]}, indent=2))  # noqa: T201
     else:
-        print(status_text(report, running))  # noqa: T201
+        print(doctor_text(checks, sys.stdout.isatty() and "NO_COLOR" not in os.environ))  # noqa: T201
+    return exit_code(checks)
+
+
+def _lock(options: argparse.Namespace) -> int:
+    from datetime import UTC, datetime, timedelta
+
+    from wherry_agent.update_lock import LockFile
+
+    length = timedelta(minutes=options.minutes)
+    held = LockFile(options.state).hold(options.holder, options.reason, length, datetime.now(UTC))
+    print(f"swaps are held off until {held.expires:%F %T}Z; sooner with: wherry-agent unlock --state {options.state}")  # noqa: T201
+    return 0
+
+
+def _unlock(options: argparse.Namespace) -> int:
+    from wherry_agent.update_lock import LockFile
+
+    released = LockFile(options.state).release()
+    print("the update lock is released" if released else "there was no update lock")  # noqa: T201
     return 0
 
 
 def _cleanup(options: argparse.Namespace) -> int:
-    from wherry_agent.compose import make_device, only_agent
+    from wherry_agent.compose import make_device
     from wherry_agent.config import load_config
     from wherry_agent.identity_store import IdentityStore
+    from wherry_agent.state_folder import only_agent
 
     config = load_config(options.state, options.config)
     with only_agent(options.state):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from wherry.errors import Conflict, StoreError
+from wherry.errors import WherryError
 from wherry.messages import StateReport, TelemetryAck
-from wherry.profile import DeviceProfile, RunOptions, load_profiles
+from wherry.profile import DeviceProfile, HostFacts, RunOptions, load_profiles
+from wherry.questions import Check
 from wherry_agent import control
+from wherry_agent.answers import Answerer, Question
 from wherry_agent.config import AgentConfig
 from wherry_agent.containers import DockerEngine
 from wherry_agent.enrolment import Renewer
@@ -28,21 +28,23 @@ from wherry_agent.host import Host, read_facts
 from wherry_agent.identity_store import Identity, IdentityStore
 from wherry_agent.journal import Journal
 from wherry_agent.link import AgentLink
+from wherry_agent.local_api import LocalApi
 from wherry_agent.prober import HttpProber
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.route.kernel import KernelRoute
 from wherry_agent.schedule import Schedule
 from wherry_agent.server_client import ServerClient
+from wherry_agent.service_manager import ServiceManager
 from wherry_agent.spool import Spool
+from wherry_agent.state_folder import only_agent, write_status
 from wherry_agent.telemetry import Flusher, Sampler, StatsReader
 from wherry_agent.trial import Examiner
 from wherry_agent.trust import Trust
+from wherry_agent.update_lock import LockFile
 from wherry_agent.worker import Aide, Worker
 from wherry_agent.world import Policy, World
 
 _log = logging.getLogger(__name__)
-STATUS_FILE = "status.json"
-LOCK_FILE = "lock"
 
 
 def now() -> datetime:
@@ -72,53 +74,6 @@ def make_trust(state: Path, device: str, profile: str, server_url: str, ca_file:
     return Trust(state / "tuf", device, profile, f"{server_url.rstrip('/')}/v1/tuf/metadata/", ca_file)
 
 
-@contextmanager
-def only_agent(state: Path) -> Iterator[None]:
-    """Hold the state folder's lock.
-
-    Raises:
-        Conflict: another agent runs on it.
-        StoreError: the folder cannot be used.
-    """
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(state / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"state folder {state}", f"cannot be used ({error})") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Conflict(
-                f"state folder {state}", "is in use by another agent", "Stop that one, or use another --state"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def is_running(state: Path) -> bool:
-    """Whether an agent holds the state folder."""
-    try:
-        with only_agent(state):
-            return False
-    except Conflict:
-        return True
-
-
-def write_status(state: Path) -> Callable[[StateReport], None]:
-    """What writes STATE/status.json, atomically; a full disk costs the file, not the service."""
-
-    def publish(report: StateReport) -> None:
-        path = state / STATUS_FILE
-        with suppress(OSError):
-            fresh = path.with_suffix(".new")
-            fresh.write_text(json.dumps(json.loads(report.to_bytes()), indent=1) + "\n", encoding="utf-8")
-            fresh.replace(path)
-
-    return publish
-
-
 def run_agent(state: Path, config: AgentConfig) -> None:
     """The daemon, until SIGTERM or SIGINT. Containers go on serving after it.
 
@@ -127,6 +82,7 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         Conflict: another agent runs on the state folder.
         StoreError: the state folder cannot be used.
     """
+    os.umask(0o077)
     with only_agent(state), ExitStack() as stack:
         store = IdentityStore(state)
         identity = store.load()
@@ -139,17 +95,20 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         def on_ack(ack: TelemetryAck) -> None:
             flusher.on_ack(ack)
 
-        link = AgentLink(identity.device, identity.broker_settings(), inbox.put, on_ack, now)
+        def on_question(question: Question) -> None:
+            parts.answerer.ask(question)
+
+        link = AgentLink(identity.device, identity.broker_settings(), inbox.put, on_ack, now, on_question)
         flusher = Flusher(spool, link, now)
         client = ServerClient(identity.server_url, identity.ca_file, identity.device, store.keys, now)
         renewing = ServerClient(identity.server_url, identity.ca_file, identity.device, store.keys, now)
         renewer = Renewer(store, renewing, link.use, lambda: link.connects, now)
-        reconciler, sampler, stop_threads = _assemble(state, config, identity, inbox, host, spool, link, client)
-        stack.callback(stop_threads)
+        parts = _assemble(state, config, identity, inbox, host, spool, link, client)
+        stack.callback(parts.stop)
         schedule = Schedule()
         schedule.every(config.tick_seconds, "tick", lambda: inbox.put(Tick()))
         schedule.every(config.poll_seconds, "poll", lambda: _poll(client, inbox.put), soon=True)
-        schedule.every(config.sample_seconds, "sample", sampler.sample)
+        schedule.every(config.sample_seconds, "sample", parts.sampler.sample)
         schedule.every(config.flush_seconds, "flush", flusher.flush)
         schedule.every(config.renew_check_seconds, "renew", renewer.check, soon=True)
         _stop_on_signals(inbox.put)
@@ -159,8 +118,18 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         stack.callback(schedule.stop)
         stack.callback(flusher.stop)
         _log.info("agent of device %s (%s) runs on %s", identity.device, identity.profile, state)
-        control.run(inbox, reconciler, patience_seconds=4 * config.tick_seconds)
+        control.run(inbox, parts.reconciler, ServiceManager(), patience_seconds=4 * config.tick_seconds)
         _log.info("stopping; containers go on serving")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the daemon is made of besides its link to the server."""
+
+    reconciler: Reconciler
+    sampler: Sampler
+    answerer: Answerer
+    stop: Callable[[], None]
 
 
 def _assemble(
@@ -172,7 +141,7 @@ def _assemble(
     spool: Spool,
     link: AgentLink,
     client: ServerClient,
-) -> tuple[Reconciler, Sampler, Callable[[], None]]:
+) -> _Parts:
     device = make_device(config, identity.device, identity.profile)
     facts = read_facts()
     prober = HttpProber()
@@ -192,8 +161,37 @@ def _assemble(
     worker, aide = Worker(executor, inbox.put), Aide()
     journal = Journal(state / "journal.db", identity.device, config.limits())
     trust = make_trust(state, identity.device, identity.profile, identity.server_url, identity.ca_file)
-    world = World(device.engine, device.route, host, prober, trust, client, link, spool, now, inbox.put)
-    policy = Policy(
+    lock = LockFile(state)
+    world = World(device.engine, device.route, host, prober, trust, client, link, spool, lock, now, inbox.put)
+    local, status = LocalApi(state, lock, config.local_group, now), write_status(state)
+
+    def publish(report: StateReport) -> None:
+        local.publish(report)
+        status(report)
+
+    reconciler = Reconciler(journal, world, _policy(config, identity, device, facts), worker, aide, publish)
+    samplers.append(Sampler(reconciler.active_slots, StatsReader(), host.sample, spool, now))
+    answerer = Answerer(
+        identity.device, device.engine, reconciler.active_slots, lambda: _examine(state, config), facts.by_name(),
+        link.reply,
+    )  # fmt: skip
+    try:
+        local.start()
+    except WherryError as error:  # a device that serves is worth more than one that says so
+        _log.warning("%s", error)
+
+    def stop() -> None:
+        local.stop()
+        answerer.stop()
+        aide.stop()
+        worker.stop(5.0)
+        journal.close()
+
+    return _Parts(reconciler, samplers[0], answerer, stop)
+
+
+def _policy(config: AgentConfig, identity: Identity, device: Device, facts: HostFacts) -> Policy:
+    return Policy(
         profile_name=identity.profile,
         profile=device.profile,
         facts=facts,
@@ -205,15 +203,13 @@ def _assemble(
         report_seconds=config.report_seconds,
         unready_restarts=config.unready_restarts,
     )
-    reconciler = Reconciler(journal, world, policy, worker, aide, write_status(state))
-    samplers.append(Sampler(reconciler.active_slots, StatsReader(), host.sample, spool, now))
 
-    def stop() -> None:
-        aide.stop()
-        worker.stop(5.0)
-        journal.close()
 
-    return reconciler, samplers[0], stop
+def _examine(state: Path, config: AgentConfig) -> list[Check]:
+    """Asked for now and then: what only this needs is not in memory before."""
+    from wherry_agent.doctor import examine
+
+    return examine(state, config)
 
 
 def _images_folder(config: AgentConfig, state: Path) -> Path:

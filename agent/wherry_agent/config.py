@@ -45,6 +45,7 @@ class AgentConfig(BaseModel):
         pull_stall_seconds, pull_deadline_seconds: longest silence and length of a pull.
         golden_limit_mb: largest golden.json read.
         spool_mb: disk for telemetry that waits.
+        local_group: members of this group of the device may hold the update lock through the local API.
         log_level: of the log on standard error.
     """
 
@@ -76,6 +77,7 @@ class AgentConfig(BaseModel):
     pull_deadline_seconds: _Seconds = 1800
     golden_limit_mb: int = Field(default=64, ge=1)
     spool_mb: int = Field(default=16, ge=1)
+    local_group: str = ""
     log_level: str = "INFO"
 
     def limits(self) -> Limits:

@@ -7,6 +7,7 @@ import queue
 
 from wherry_agent.events import Event, Stop, Tick
 from wherry_agent.reconciler import Reconciler
+from wherry_agent.service_manager import ServiceManager
 
 _log = logging.getLogger(__name__)
 
@@ -29,13 +30,16 @@ class Inbox:
             return Tick()
 
 
-def run(inbox: Inbox, reconciler: Reconciler, patience_seconds: float) -> None:
+def run(inbox: Inbox, reconciler: Reconciler, manager: ServiceManager, patience_seconds: float) -> None:
     """Handle events until a Stop. What serves when it begins goes on serving when it ends."""
     reconciler.start()
     event: Event = Tick()
+    manager.ready()
     while not isinstance(event, Stop):
         try:
             reconciler.handle(event)
         except Exception:
             _log.exception("a turn failed unexpectedly; the loop goes on")
+        manager.alive(reconciler.summary)
         event = inbox.get(patience_seconds)
+    manager.stopping()

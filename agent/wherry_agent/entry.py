@@ -58,6 +58,7 @@ class Deployment:
         finished: kind of the last step of this phase that succeeded. Not journaled: after a crash the step is done
             again, which does no harm.
         fetched_bytes, total_bytes: of the download. What was fetched is not journaled.
+        gate, deadline: what is asking the candidate now, and when it ends at the latest. Not journaled.
     """
 
     id: str
@@ -78,6 +79,8 @@ class Deployment:
     finished: str | None = None
     fetched_bytes: int = 0
     total_bytes: int = 0
+    gate: str | None = None
+    deadline: datetime | None = None
 
     @property
     def active(self) -> bool:
@@ -89,6 +92,16 @@ class Deployment:
         """Whether the slot's stable port is turned to its candidate."""
         return self.phase in ("soaking", "committing") or (self.phase == "switching" and self.finished == "Switch")
 
+    @property
+    def turned(self) -> datetime | None:
+        """When the slot's stable port was turned to its candidate, in the present try."""
+        for phase, at in reversed(self.phases):
+            if phase == "soaking":
+                return at
+            if phase in ("admitted", "staging"):
+                break
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class SlotEntry:
@@ -99,6 +112,7 @@ class SlotEntry:
         known_good: the release last committed; previous: the one before, kept for rollback.
         deployment: the current or last attempt.
         litter: images that may be removed.
+        since: when the known-good began to answer at the stable port.
     """
 
     slot: str
@@ -107,6 +121,7 @@ class SlotEntry:
     previous: TrustedImage | None = None
     deployment: Deployment | None = None
     litter: tuple[TrustedImage, ...] = ()
+    since: datetime | None = None
 
     @property
     def trial(self) -> Deployment | None:

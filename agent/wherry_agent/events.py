@@ -74,6 +74,15 @@ class StepProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class GateAsked:
+    """A candidate is being asked by a gate, which ends within `seconds`."""
+
+    step: Step
+    gate: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """A step succeeded; `gates` holds what a Probe or Soak measured."""
 
@@ -114,6 +123,9 @@ class HealthChecked:
     ok: bool
 
 
+News = StepProgress | GateAsked
+"""What a running step tells of itself."""
+
 Event = (
     AssignmentReceived
     | CommandReceived
@@ -123,6 +135,7 @@ Event = (
     | AssignmentVerified
     | AssignmentRefused
     | StepProgress
+    | GateAsked
     | StepFinished
     | HealthChecked
 )

@@ -17,8 +17,8 @@ from wherry.errors import (
 from wherry_agent import steps
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import container_name
-from wherry_agent.events import Blame, Cancelled, Done, Failed, Outcome
-from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progress, Route, StepCancelled
+from wherry_agent.events import Blame, Cancelled, Done, Failed, GateAsked, News, Outcome, StepProgress
+from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Route, StepCancelled
 from wherry_agent.trial import Examiner, Verdict
 
 _log = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ class Executor:
         self._host = host
         self._before_stop = before_stop
 
-    def run(self, step: steps.Step, cancel: Cancel, progress: Progress) -> Outcome:
+    def run(self, step: steps.Step, cancel: Cancel, tell: Callable[[News], None]) -> Outcome:
         """Do a step. Never raises: whatever goes wrong is an outcome."""
         try:
             if isinstance(step, steps.Fetch):
-                self._fetcher.fetch(step.image, cancel, progress)
+                self._fetcher.fetch(step.image, cancel, lambda done, total: tell(StepProgress(step, done, total)))
                 return Done()
             if isinstance(step, steps.Probe | steps.Soak):
-                return self._examine(step, cancel)
+                return self._examine(step, cancel, tell)
             _ACTIONS[type(step)](self, step)
         except StepCancelled:
             return Cancelled()
@@ -95,10 +95,12 @@ class Executor:
     def _name(self, slot: str, image: TrustedImage) -> str:
         return container_name(self._settings.device, slot, image)
 
-    def _examine(self, step: steps.Probe | steps.Soak, cancel: Cancel) -> Outcome:
+    def _examine(
+        self, step: steps.Probe | steps.Soak, cancel: Cancel, tell: Callable[[News], None]
+    ) -> Outcome:  # fmt: skip
         name = self._name(step.slot, step.image)
         look = self._examiner.probe if isinstance(step, steps.Probe) else self._examiner.soak
-        verdict: Verdict = look(name, step.image, cancel)
+        verdict: Verdict = look(name, step.image, cancel, lambda gate, seconds: tell(GateAsked(step, gate, seconds)))
         if verdict.failure is None:
             return Done(verdict.gates)
         return Failed(verdict.failure, verdict.blame, verdict.gates)

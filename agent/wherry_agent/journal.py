@@ -27,7 +27,7 @@ _SLOT = TypeAdapter(SlotEntry)
 _MARKS = TypeAdapter(Marks)
 _REJECTION = TypeAdapter(Rejection)
 _META = TypeAdapter(dict[str, str | int])
-_VOLATILE = {"deployment": {"finished", "fetched_bytes"}}
+_VOLATILE = {"deployment": {"finished", "fetched_bytes", "gate", "deadline"}}
 
 
 def _damaged(error: Exception) -> bool:

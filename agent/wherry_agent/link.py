@@ -11,7 +11,7 @@ from datetime import datetime
 from wherry.errors import ContractError, LinkError
 from wherry.messages import Presence, StateReport, TelemetryAck, TelemetryBatch, parse_command
 from wherry.mqtt import BrokerSettings, MqttClient
-from wherry.questions import DiagnoseRequest, LogsRequest
+from wherry.questions import DiagnoseReply, DiagnoseRequest, LogsReply, LogsRequest
 from wherry.topics import Kind, Topic
 from wherry_agent.events import AssignmentReceived, CommandReceived, LinkChanged
 
@@ -32,6 +32,7 @@ class AgentLink:
         put: the inbox; gets AssignmentReceived, CommandReceived and LinkChanged.
         on_ack: gets each TelemetryAck, on the MQTT thread: it must only hand it on.
         clock: the time now, for presence.
+        on_question: gets what an operator asks, on the MQTT thread: it must only hand it on.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class AgentLink:
         put: Callable[[AssignmentReceived | CommandReceived | LinkChanged], None],
         on_ack: Callable[[TelemetryAck], None],
         clock: Callable[[], datetime],
+        on_question: Callable[[LogsRequest | DiagnoseRequest], None],
     ) -> None:
         self._device = device
         self._put = put
         self._on_ack = on_ack
+        self._on_question = on_question
         self._clock = clock
         self._lock = threading.Lock()
         self._newest: StateReport | None = None
@@ -96,6 +99,10 @@ class AgentLink:
         """Send telemetry; False when it was not even queued. True does not mean that it arrived."""
         return self._client.publish(Topic(self._device, Kind.TELEMETRY), batch.to_bytes())
 
+    def reply(self, answer: LogsReply | DiagnoseReply) -> bool:
+        """Send the answer to a question; False when there is no connection: then nobody waits for it either."""
+        return self._client.publish(Topic(self._device, Kind.REPLY), answer.to_bytes())
+
     def _send_state(self) -> None:
         if self._newest is not None:
             queued = self._client.publish(Topic(self._device, Kind.STATE), self._newest.to_bytes())
@@ -136,7 +143,7 @@ class AgentLink:
         if isinstance(command, TelemetryAck):
             self._on_ack(command)
         elif isinstance(command, LogsRequest | DiagnoseRequest):
-            self._ignore("a question: this agent answers none yet")
+            self._on_question(command)
         else:
             self._put(CommandReceived(command))
 

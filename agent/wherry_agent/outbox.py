@@ -25,6 +25,7 @@ class Outbox:
         publish: gets every report that is sent, for `wherry-agent status`.
         profile: the device profile's name.
         seconds: how often an unchanged state is reported again.
+        facts: what hardware and system it is, by name.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Outbox:
         publish: Callable[[StateReport], None],
         profile: str,
         seconds: float,
+        facts: Mapping[str, str],
     ) -> None:
         self._link = link
         self._recorder = recorder
         self._publish = publish
         self._profile = profile
+        self._facts = facts
         self._every = timedelta(seconds=seconds)
         self._troubles: dict[str, Problem] = {}
         self._recorded: dict[str, tuple[str, str]] = {}
@@ -85,7 +88,7 @@ class Outbox:
         """Send the state if it changed, is old, or `force`."""
         self.record(entry, now)
         problem = next(iter(self._troubles.values()), None)
-        view = View(entry, desired, observed, healthy, problem)
+        view = View(entry, desired, observed, healthy, problem, self._facts)
         report = state_report(view, self._profile, self._number + 1, now)
         if not force and not self._worth_sending(report, now):
             return

@@ -68,7 +68,7 @@ def plan(
 
     Args:
         desired: the verified assignment; None when it is not known (yet): what serves goes on serving.
-        observed: the world as it is now.
+        observed: the world as it is now; a lock in it holds off swaps of what serves, nothing else.
         entry: the journal.
         now: the time.
         limits: how patient to be.
@@ -116,6 +116,12 @@ def _standing_down(view: _View) -> Iterator[Step]:
         return
     if view.observed.routes.get(slot.port) == good.port:
         yield StandDown(slot.slot, slot.previous)
+
+
+def _held_off(view: _View) -> bool:
+    """An application holds off swaps of what serves it. What does not serve may be mended at any time."""
+    slot = view.slot
+    return view.observed.lock is not None and (view.runs(slot.known_good) or (view.broken and view.runs(slot.previous)))
 
 
 def _past_staging(trial: Deployment) -> bool:
@@ -173,6 +179,7 @@ _WAY: tuple[tuple[Phase, str, Callable[[_View, TrustedImage], list[Step]]], ...]
     ("soaking", "Soak", _soak),
     ("committing", "Commit", _commit),
 )
+_PAST_SWITCH = ("switching", "soaking", "committing")
 _POSITION: Mapping[str, int] = {"admitted": 0, **{phase: index for index, (phase, _, _) in enumerate(_WAY)}}
 
 
@@ -185,7 +192,10 @@ def _deploying(view: _View, trial: Deployment) -> list[Step]:
     position = _POSITION[trial.phase]
     if trial.phase != "admitted" and trial.finished == _WAY[position][1]:
         position += 1
-    return [step for _, _, make in _WAY[position:] for step in make(view, trial.image)]
+    way = [step for _, _, make in _WAY[position:] for step in make(view, trial.image)]
+    if _held_off(view) and trial.phase not in _PAST_SWITCH:
+        return [step for step in way if isinstance(step, Fetch)]
+    return way
 
 
 def _settled(view: _View) -> list[Step]:
@@ -194,6 +204,8 @@ def _settled(view: _View) -> list[Step]:
     if view.desired is not None and slot.slot not in view.desired.slots:
         mine = tuple(sorted(c.name for c in view.observed.containers.values() if c.slot == slot.slot))
         if mine or slot.known_good or slot.previous or slot.port in view.observed.routes:
+            if _held_off(view):
+                return []
             drain = slot.known_good.image.run.drain_seconds if slot.known_good else 0
             return [Remove(slot.slot, slot.port, mine, drain)]
     containers, images = _strays(view, (slot.known_good, slot.previous)), _unneeded(view)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from wherry.messages import Record, ReleaseRef, StateReport, TelemetryBatch
+from wherry.messages import Record, ReleaseRef, StateReport, TelemetryBatch, UpdateLock
 from wherry.release import GoldenCase
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
 
@@ -91,11 +91,13 @@ class Observed:
         containers: this device's, by name.
         routes: slot's stable port to the port it is turned to.
         memory_available_mb: free for a second container.
+        lock: an application holds off swaps.
     """
 
     containers: Mapping[str, Container] = field(default_factory=dict)
     routes: Mapping[int, int] = field(default_factory=dict)
     memory_available_mb: int = 0
+    lock: UpdateLock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +277,13 @@ class Link(Protocol):
 
     def send_batch(self, batch: TelemetryBatch) -> bool:
         """Send telemetry; False when not connected."""
+
+
+class LockReader(Protocol):
+    """Where applications leave their update lock."""
+
+    def read(self, now: datetime) -> UpdateLock | None:
+        """The lock that holds now. Never raises: what is unreadable holds nothing off."""
 
 
 class Recorder(Protocol):

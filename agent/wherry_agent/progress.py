@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from wherry.errors import Tampered, WherryError
@@ -12,7 +12,7 @@ from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.assignment import Marks, TrustedImage
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
-from wherry_agent.events import Cancelled, Done, Failed, StepFinished, StepProgress
+from wherry_agent.events import Cancelled, Done, Failed, GateAsked, StepFinished, StepProgress
 from wherry_agent.states import Move, allows, next_phase
 
 _PHASES_KEPT = 40
@@ -73,7 +73,7 @@ class Cleared:
     digest: str
 
 
-Fact = Booted | Accepted | Admitted | Refused | Began | StepFinished | StepProgress | Superseded | Cleared
+Fact = Booted | Accepted | Admitted | Refused | Began | StepFinished | StepProgress | GateAsked | Superseded | Cleared
 
 
 def problem_of(error: WherryError) -> Problem:
@@ -97,7 +97,8 @@ def _moved(deployment: Deployment, move: Move, now: datetime, **changes: Any) ->
         phases = (*phases, (phase, now))
         if len(phases) > _PHASES_KEPT:
             phases = (*phases[: _PHASES_KEPT // 2], *phases[-_PHASES_KEPT // 2 :])
-    return replace(deployment, phase=phase, phases=phases, updated=now, finished=None, **changes)
+    rest: dict[str, Any] = {"finished": None, "gate": None, "deadline": None} | changes
+    return replace(deployment, phase=phase, phases=phases, updated=now, **rest)
 
 
 def _with(entry: Entry, slot: SlotEntry, **changes: Any) -> Entry:
@@ -213,6 +214,15 @@ def _progress(entry: Entry, fact: StepProgress, _now: datetime, _limits: Limits)
     return _with(entry, replace(slot, deployment=deployment))
 
 
+def _asked(entry: Entry, fact: GateAsked, now: datetime, _limits: Limits) -> Entry:
+    slot = entry.slots.get(fact.step.slot)
+    if slot is None or slot.trial is None:
+        return entry
+    # To the second: reports that differ in less are not worth a message.
+    deadline = (now + timedelta(seconds=fact.seconds)).replace(microsecond=0)
+    return _with(entry, replace(slot, deployment=replace(slot.trial, gate=fact.gate, deadline=deadline)))
+
+
 def _finished(entry: Entry, fact: StepFinished, now: datetime, limits: Limits) -> Entry:
     slot = entry.slots.get(fact.step.slot)
     if slot is None or isinstance(fact.outcome, Cancelled):
@@ -231,7 +241,7 @@ def _succeeded(trial: Deployment, step: steps.Step, outcome: Done) -> Deployment
     fetched = trial.total_bytes if isinstance(step, steps.Fetch) else trial.fetched_bytes
     return replace(
         trial, finished=step.kind, gates=_gates(trial, step, outcome.gates), retry_at=None, problem=None,
-        fetched_bytes=fetched,
+        fetched_bytes=fetched, gate=None, deadline=None,
     )  # fmt: skip
 
 
@@ -252,8 +262,9 @@ def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetim
     moved = _moved(trial, "committed", now, attempts=0, unclear=0)
     litter = (*slot.litter, old) if old else slot.litter
     return _with(
-        entry, replace(slot, known_good=trial.image, previous=previous, deployment=moved, litter=litter)
-    )  # fmt: skip
+        entry,
+        replace(slot, known_good=trial.image, previous=previous, deployment=moved, litter=litter, since=trial.turned),
+    )
 
 
 def _after_prune(entry: Entry, slot: SlotEntry, step: steps.Step, _now: datetime, _limits: Limits) -> Entry:
@@ -268,6 +279,8 @@ def _after_rollback(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datet
     trial = slot.trial
     if trial is None:
         return entry
+    if trial.turned:  # callers had reached the candidate: now they reach the known-good again
+        slot = replace(slot, since=now)
     verdict = trial.verdict or "retry"
     moved = _moved(trial, _ROLLED_BACK[verdict], now, verdict=None, retry_at=None)
     if verdict == "retry":
@@ -332,6 +345,7 @@ _REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
     Began: _began,
     StepFinished: _finished,
     StepProgress: _progress,
+    GateAsked: _asked,
     Superseded: _superseded,
     Cleared: _cleared,
 }

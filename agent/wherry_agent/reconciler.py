@@ -44,7 +44,8 @@ class Reconciler:
         self._worker = worker
         self._intake = Intake(world.trust, world.source, aide, world.put, world.clock)
         self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts)
-        self._outbox = Outbox(world.link, world.recorder, publish, policy.profile_name, policy.report_seconds)
+        facts = policy.facts.by_name() if policy.facts else {}
+        self._outbox = Outbox(world.link, world.recorder, publish, policy.profile_name, policy.report_seconds, facts)
         self._desired: Assignment | None = None
         self._observed = Observed()
         self._routes_read: datetime | None = None
@@ -59,6 +60,15 @@ class Reconciler:
     def active_slots(self) -> list[ActiveSlot]:
         """The slots that serve now; for telemetry, from any thread."""
         return active_slots(self._journal.entry, self._observed)
+
+    @property
+    def summary(self) -> str:
+        """How the device is, in one line."""
+        serving, slots = len({slot.slot for slot in self.active_slots()}), len(self.entry.slots)
+        trials = [f"{name} {slot.trial.phase}" for name, slot in sorted(self.entry.slots.items()) if slot.trial]
+        lock = self._observed.lock
+        held = [f"swaps held off by {lock.holder}"] if lock else []
+        return "; ".join([f"{serving} of {slots} slots serve", *trials, *held])
 
     def start(self) -> None:
         """Before the first event: note the boot, take the accepted assignment from local files."""
@@ -81,7 +91,7 @@ class Reconciler:
         now = self._world.clock()
         try:
             self._take_in(event, now)
-            if not isinstance(event, events.StepProgress):
+            if not isinstance(event, events.News):
                 self._reconcile(now, fresh=isinstance(event, events.StepFinished))
         except StoreError as error:
             _log.error("%s", error)
@@ -108,7 +118,7 @@ class Reconciler:
                 self._command(event.command, now)
             case events.StepFinished():
                 self._finished(event, now)
-            case events.StepProgress():
+            case events.StepProgress() | events.GateAsked():
                 self._journal.apply(event, now)
             case events.HealthChecked():
                 self._watch.take(event, self.entry, self._observed)
@@ -201,11 +211,12 @@ class Reconciler:
         read = self._routes_read
         due = fresh or read is None or abs(now - read) > timedelta(seconds=self._policy.route_check_seconds)
         routes = self._observed.routes
+        lock = self._world.lock.read(now)
         try:
             containers = self._world.engine.observe()
         except WherryError as error:
             self._outbox.trouble("engine", error)
-            self._observed = Observed({}, routes, self._observed.memory_available_mb)
+            self._observed = Observed({}, routes, self._observed.memory_available_mb, lock)
             return False
         self._outbox.clear("engine")
         if due:
@@ -214,7 +225,7 @@ class Reconciler:
                 self._outbox.clear("route")
             except WherryError as error:
                 self._outbox.trouble("route", error)
-        self._observed = Observed(containers, routes, self._world.host.memory_available_mb())
+        self._observed = Observed(containers, routes, self._world.host.memory_available_mb(), lock)
         return True
 
     def _rebuild(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from wherry import __version__
@@ -19,6 +19,7 @@ class View:
 
     Attributes:
         healthy: slot to whether its serving container answered ready when last asked.
+        facts: what hardware and system it is, by name.
     """
 
     entry: Entry
@@ -26,6 +27,7 @@ class View:
     observed: Observed
     healthy: Mapping[str, bool]
     problem: Problem | None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def state_report(view: View, profile: str, number: int, now: datetime) -> StateReport:
@@ -42,6 +44,8 @@ def state_report(view: View, profile: str, number: int, now: datetime) -> StateR
         sequence=entry.marks.sequence,
         slots=[_slot_report(view, slot) for _, slot in sorted(entry.slots.items())],
         rejected=sorted(entry.rejected),
+        lock=view.observed.lock,
+        facts=dict(view.facts),
         problem=view.problem,
     )
 
@@ -62,6 +66,8 @@ def deployment_report(deployment: Deployment, slot: str) -> DeploymentReport:
         total_bytes=deployment.total_bytes,
         mode=deployment.mode,
         gates=list(deployment.gates),
+        gate=deployment.gate,
+        deadline=deployment.deadline,
         problem=deployment.problem,
     )
 
@@ -105,11 +111,18 @@ def _slot_report(view: View, slot: SlotEntry) -> SlotReport:
         slot=slot.slot,
         port=slot.port,
         serving=active[0].ref if active else None,
+        since=_since(slot, active[0]) if active else None,
         known_good=_ref(slot.known_good),
         desired=_ref(desired),
         healthy=active is not None and view.healthy.get(slot.slot, False),
         deployment=report,
     )
+
+
+def _since(slot: SlotEntry, image: TrustedImage) -> datetime | None:
+    if same(slot.known_good, image):
+        return slot.since
+    return slot.trial.turned if slot.trial and same(slot.trial.image, image) else None
 
 
 def _ref(image: TrustedImage | None) -> ReleaseRef | None:

@@ -31,6 +31,8 @@ from wherry_agent.events import Blame
 from wherry_agent.ports import Cancel, Container, Engine, Prober
 
 T = TypeVar("T")
+Asks = Callable[[str, float], None]
+"""Told which gate begins to ask, and after how many seconds it ends at the latest."""
 _KILLED_FROM_OUTSIDE = (137, 143)
 
 
@@ -99,7 +101,7 @@ class Examiner:
         self._prober = prober
         self._patience = patience
 
-    def probe(self, name: str, image: TrustedImage, cancel: Cancel) -> Verdict:
+    def probe(self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks) -> Verdict:
         """All gates of the release, in order, up to the first that fails.
 
         Raises:
@@ -111,9 +113,9 @@ class Examiner:
         if not any(isinstance(gate, ReadyGate | HttpGate) for gate in declared):
             custom = image.image.runtime == "custom"
             first = [_StillRuns() if custom else ReadyGate(deadline_seconds=image.image.run.start_seconds)]
-        return self._through(self._begin(name, image, cancel), [*first, *declared])
+        return self._through(self._begin(name, image, cancel), [*first, *declared], asks)
 
-    def soak(self, name: str, image: TrustedImage, cancel: Cancel) -> Verdict:
+    def soak(self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks) -> Verdict:
         """Watch the candidate for a while, then ask its golden cases once more.
 
         Raises:
@@ -121,6 +123,7 @@ class Examiner:
         """
         trial = self._begin(name, image, cancel)
         began = time.monotonic()
+        asks("soak", self._patience.soak_seconds)
         asked = [gate for gate in image.image.gates if isinstance(gate, ReadyGate | HttpGate)]
         once = [gate.model_copy(update={"deadline_seconds": 1}) for gate in asked]
         while time.monotonic() - began < self._patience.soak_seconds:
@@ -145,10 +148,12 @@ class Examiner:
             raise EngineError(f"container {name}", "is gone")
         return _Trial(name, image, f"http://127.0.0.1:{container.port}", cancel, [], [])
 
-    def _through(self, trial: _Trial, declared: Sequence[object]) -> Verdict:
+    def _through(self, trial: _Trial, declared: Sequence[object], asks: Asks | None = None) -> Verdict:
         passed: list[GateResult] = []
         for gate in declared:
             trial.cancel.check()
+            if asks:
+                asks(_kind(gate), float(getattr(gate, "deadline_seconds", self._patience.alive_seconds)))
             began = time.monotonic()
             try:
                 self._must_run(trial)

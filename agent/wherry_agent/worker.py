@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from wherry_agent.events import Cancelled, Event, Outcome, StepFinished, StepProgress
-from wherry_agent.ports import Cancel, Progress
+from wherry_agent.events import Cancelled, Event, News, Outcome, StepFinished
+from wherry_agent.ports import Cancel
 from wherry_agent.steps import Step
 
 _log = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ Put = Callable[[Event], None]
 class Runs(Protocol):
     """What does a step (see `executor.Executor`)."""
 
-    def run(self, step: Step, cancel: Cancel, progress: Progress) -> Outcome:
-        """Do it and say what came of it."""
+    def run(self, step: Step, cancel: Cancel, tell: Callable[[News], None]) -> Outcome:
+        """Do it, tell how it goes, and say what came of it."""
 
 
 class Worker:
@@ -65,11 +65,7 @@ class Worker:
     def _loop(self) -> None:
         while (item := self._steps.get()) is not None:
             step, cancel = item
-
-            def progress(fetched: int, total: int, step: Step = step) -> None:
-                self._put(StepProgress(step, fetched, total))
-
-            outcome: Outcome = Cancelled() if cancel.is_set else self._executor.run(step, cancel, progress)
+            outcome: Outcome = Cancelled() if cancel.is_set else self._executor.run(step, cancel, self._put)
             self._put(StepFinished(step, outcome))
 
 

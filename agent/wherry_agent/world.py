@@ -9,7 +9,18 @@ from typing import Protocol
 from wherry.profile import DeviceProfile, HostFacts
 from wherry_agent import events, steps
 from wherry_agent.entry import Limits
-from wherry_agent.ports import AssignmentSource, Clock, Engine, Host, Link, Prober, Recorder, Route, TrustPort
+from wherry_agent.ports import (
+    AssignmentSource,
+    Clock,
+    Engine,
+    Host,
+    Link,
+    LockReader,
+    Prober,
+    Recorder,
+    Route,
+    TrustPort,
+)
 
 
 class StepWorker(Protocol):
@@ -41,6 +52,7 @@ class World:
     source: AssignmentSource
     link: Link
     recorder: Recorder
+    lock: LockReader
     clock: Clock
     put: Callable[[events.Event], None]
 

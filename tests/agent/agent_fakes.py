@@ -19,7 +19,7 @@ from typing import Any
 
 from wherry.errors import Conflict, EngineError, InferenceError, NotFound, RegistryError, Replayed, RouteError, Tampered
 from wherry.identity import sha256_digest
-from wherry.messages import StateReport
+from wherry.messages import StateReport, UpdateLock
 from wherry.release import (
     GoldenCase,
     GoldenFile,
@@ -356,6 +356,15 @@ class Recording:
         return self.assignment
 
 
+class FakeLock:
+    """What an application left, if anything."""
+
+    held: UpdateLock | None = None
+
+    def read(self, now: datetime) -> UpdateLock | None:
+        return self.held if self.held and self.held.expires > now else None
+
+
 class InlineWorker:
     """Does a step at once, or keeps it until `finish` when held."""
 
@@ -376,7 +385,7 @@ class InlineWorker:
         cancel = Cancel()
         if self.cancel_asked:
             cancel.set()
-        self.put(StepFinished(self.step, self.executor.run(self.step, cancel, lambda *_: None)))
+        self.put(StepFinished(self.step, self.executor.run(self.step, cancel, self.put)))
 
     def cancel(self) -> None:
         self.cancel_asked = True
@@ -442,6 +451,7 @@ class Device:
         self.policy = policy
         self.now = START
         self.hold_at: str | None = None
+        self.lock = FakeLock()
         self.boot()
 
     def boot(self) -> None:
@@ -462,7 +472,7 @@ class Device:
         self.worker = InlineWorker(executor, self.queue.append)
         self.worker.hold_at = self.hold_at
         ports = Ports(
-            engine, route, FakeHost(world), prober, self.trust, self.server, self.server, self.server,
+            engine, route, FakeHost(world), prober, self.trust, self.server, self.server, self.server, self.lock,
             lambda: self.now, self.queue.append,
         )  # fmt: skip
         policy = Policy("generic-amd64", limits=self.limits, **self.policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,11 +13,12 @@ import pytest
 from agent_fakes import DEVICE, START, Device, make_image
 
 from wherry.errors import ConfigError, Conflict, RegistryError
-from wherry_agent import app, compose, control, steps
+from wherry_agent import app, control, state_folder, steps
 from wherry_agent.config import AgentConfig, load_config
 from wherry_agent.events import Cancelled, Done, StepFinished, StepProgress, Stop, Tick
 from wherry_agent.ports import StepCancelled
 from wherry_agent.reporter import status_text
+from wherry_agent.service_manager import ServiceManager
 from wherry_agent.worker import Aide, Worker
 
 FETCH = steps.Fetch("main", make_image(1))
@@ -67,8 +69,8 @@ class Patient:
     def __init__(self) -> None:
         self.began = threading.Event()
 
-    def run(self, step, cancel, progress):
-        progress(1, 2)
+    def run(self, step, cancel, tell):
+        tell(StepProgress(step, 1, 2))
         self.began.set()
         cancel.wait(20)
         try:
@@ -117,13 +119,14 @@ def test_the_loop_handles_events_until_it_is_told_to_stop(tmp_path):
     inbox = control.Inbox()
     inbox.put(Tick())
     inbox.put(Stop())
-    control.run(inbox, device.reconciler, 1)
+    control.run(inbox, device.reconciler, ServiceManager({}), 1)
     assert device.state.device == DEVICE
 
 
 def test_the_loop_outlives_a_defect():
     class Defective:
         turns = 0
+        summary = ""
 
         def start(self) -> None:
             """Nothing."""
@@ -135,16 +138,16 @@ def test_the_loop_outlives_a_defect():
     defective, inbox = Defective(), control.Inbox()
     inbox.put(Tick())
     inbox.put(Stop())
-    control.run(inbox, defective, 1)
+    control.run(inbox, defective, ServiceManager({}), 1)
     assert defective.turns == 2
 
 
 def test_two_agents_on_one_state_folder_refuse(tmp_path):
-    with compose.only_agent(tmp_path):
-        assert compose.is_running(tmp_path)
-        with pytest.raises(Conflict, match="is in use by another agent"), compose.only_agent(tmp_path):
+    with state_folder.only_agent(tmp_path):
+        assert state_folder.running_agent(tmp_path) == os.getpid()
+        with pytest.raises(Conflict, match="is in use by another agent"), state_folder.only_agent(tmp_path):
             pass
-    assert not compose.is_running(tmp_path)
+    assert state_folder.running_agent(tmp_path) is None
 
 
 def agent(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
@@ -171,6 +174,10 @@ class TestCommands:
 
     def test_status_without_an_agent_says_so(self, tmp_path, capsys):
         assert app.main(["status", "--state", str(tmp_path)]) == 1
+        assert "this device is not enrolled. Make a join line" in capsys.readouterr().err
+        (tmp_path / "identity").mkdir()
+        (tmp_path / "identity/device.json").write_text("{}")
+        assert app.main(["status", "--state", str(tmp_path)]) == 1
         assert "no agent has run here yet" in capsys.readouterr().err
 
     def test_status_tells_versions_health_and_the_last_deployment_with_its_reason(self, device, tmp_path, capsys):
@@ -178,7 +185,7 @@ class TestCommands:
         device.release("4", "wrong")
         device.assign(2, main="4")
         device.tick()
-        compose.write_status(tmp_path)(device.state)
+        state_folder.write_status(tmp_path)(device.state)
         assert app.main(["status", "--state", str(tmp_path)]) == 0
         text = capsys.readouterr().out
         for words in (

@@ -80,9 +80,11 @@ def server(broker, wait_until):
 
 class Device:
     def __init__(self, settings, folder):
-        self.inbox = queue.SimpleQueue()
+        self.inbox, self.questions = queue.SimpleQueue(), []
         self.spool = Spool(folder / "spool.db", "dev-1")
-        self.link = AgentLink("dev-1", settings, self.inbox.put, lambda ack: self.flusher.on_ack(ack), lambda: NOW)
+        self.link = AgentLink(
+            "dev-1", settings, self.inbox.put, lambda ack: self.flusher.on_ack(ack), lambda: NOW, self.questions.append
+        )  # fmt: skip
         self.flusher = Flusher(
             self.spool, self.link, lambda: NOW, batch_bytes=2000, resend_seconds=0.3, busy_seconds=0.5
         )

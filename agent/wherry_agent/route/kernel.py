@@ -54,6 +54,12 @@ class KernelRoute:
         if done.returncode != 0:
             raise RouteError(f"nftables table {self._table}", done.stderr.strip().splitlines()[0])
 
+    def try_out(self) -> None:
+        """See whether the table could be made: it is made and removed in one transaction, so it is never there."""
+        done = self._nft("-f", "-", text=f"{self._script({1: 2})}delete table ip {self._table}\n")
+        if done.returncode != 0:
+            raise RouteError(f"nftables table {self._table}", (done.stderr.strip().splitlines() or ["no reason"])[0])
+
     def clear(self) -> None:
         """Remove the table."""
         done = self._nft("-f", "-", text=f"table ip {self._table}\ndelete table ip {self._table}\n")

@@ -1,0 +1,108 @@
+"""The state folder as a whole: who holds it, and the status that the agent leaves in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from wherry.errors import Conflict, ContractError, NotFound, StoreError
+from wherry.messages import StateReport, parse_up
+
+STATUS_FILE = "status.json"
+LOCK_FILE = "lock"
+
+
+@contextmanager
+def only_agent(state: Path, patience_seconds: float = 1.0) -> Iterator[None]:
+    """Hold the state folder's lock; the process that holds it is named in the file.
+
+    Args:
+        state: the state folder.
+        patience_seconds: how long to wait for somebody who only looks, or is about to end.
+
+    Raises:
+        Conflict: another agent runs on it.
+        StoreError: the folder cannot be used.
+    """
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(state / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"state folder {state}", f"cannot be used ({error})") from error
+    try:
+        _take(handle, state, patience_seconds)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, state: Path, patience_seconds: float) -> None:
+    until = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() < until:
+                time.sleep(0.05)
+                continue
+            raise Conflict(
+                f"state folder {state}", "is in use by another agent", "Stop that one, or use another --state"
+            ) from None
+        return
+
+
+def running_agent(state: Path) -> int | None:
+    """Process id of the agent that holds the state folder, 0 when it does not say; None when none does."""
+    try:
+        handle = os.open(state / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        text = os.pread(handle, 32, 0).strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(handle)
+    return None
+
+
+def write_status(state: Path) -> Callable[[StateReport], None]:
+    """What writes STATE/status.json, atomically; a full disk costs the file, not the service."""
+
+    def publish(report: StateReport) -> None:
+        path = state / STATUS_FILE
+        with suppress(OSError):
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps(json.loads(report.to_bytes()), indent=1) + "\n", encoding="utf-8")
+            fresh.replace(path)
+
+    return publish
+
+
+def read_status(state: Path) -> StateReport:
+    """What the agent said last.
+
+    Raises:
+        NotFound: nothing usable; it says what to do first.
+    """
+    thing = f"status of {state}"
+    try:
+        report = parse_up((state / STATUS_FILE).read_bytes())
+    except OSError:
+        if not (state / "identity/device.json").exists():
+            fix = "Make a join line with `wherry device token` and run `wherry-agent enroll LINE` here"
+            raise NotFound(thing, "this device is not enrolled", fix) from None
+        raise NotFound(thing, "no agent has run here yet", f"Run `wherry-agent run --state {state}`") from None
+    except ContractError as error:
+        raise NotFound(thing, f"cannot be read ({error.reason})", "Start the agent again") from error
+    if not isinstance(report, StateReport):
+        raise NotFound(thing, "is not a state report", "Start the agent again")
+    return report
