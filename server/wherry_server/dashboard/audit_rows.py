@@ -45,6 +45,7 @@ class AuditRow:
     day: str
     age: str
     actor: str
+    actor_link: str
     says: str
     action: str
     thing: str
@@ -61,6 +62,7 @@ def audit_row(entry: AuditEntry, now: datetime) -> AuditRow:
         day=f"{entry.at:%Y-%m-%d}",
         age=words.age(entry.at, now),
         actor=entry.actor or "server",
+        actor_link=f"/devices/{entry.actor.removeprefix('device ')}" if entry.actor.startswith("device ") else "",
         says=_SAYS.get(entry.action, entry.action.replace(".", " ").replace("_", " ")),
         action=entry.action,
         thing=entry.thing,

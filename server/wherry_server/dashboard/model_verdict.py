@@ -4,92 +4,85 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from wherry_server.dashboard import words
+from wherry_server.store.model_views import VersionInField
 
 ENOUGH = 50
-"""Answered requests below which two versions are not compared."""
+"""Requests below which two versions are not compared."""
 NOTICEABLE = 0.05
-"""Part by which latencies must differ to be called different; bins of the histogram are coarser than less."""
+"""Part by which latencies must differ to be called different; the histogram's bins are coarser than less."""
 ERROR_STEP = 0.001
 """Difference of error rates that counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """How one version answered in a window.
-
-    Attributes:
-        counter: the higher, the newer.
-        requests: answered; `failures` are not among them.
-    """
-
-    version: str
-    counter: int
-    requests: int
-    failures: int
-    p50_us: int | None
-    p95_us: int | None
-    devices: int = 0
-
-    @property
-    def error_rate(self) -> float:
-        """Failures among all requests, 0 to 1."""
-        asked = self.requests + self.failures
-        return self.failures / asked if asked else 0.0
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One sentence and its colour."""
+    """One sentence or two, and their colour."""
 
     text: str
     tone: str
 
 
-def verdict(versions: Sequence[Numbers]) -> Verdict | None:
-    """The newest version beside the one before it; None when there are not two.
-
-    Args:
-        versions: that answered or failed requests in the window.
-    """
-    asked = sorted((one for one in versions if one.requests + one.failures), key=lambda one: one.counter)
-    if len(asked) < 2:
-        return None
-    return compare(asked[-1], asked[-2])
+def asked(one: VersionInField) -> int:
+    """Requests, answered or failed."""
+    return one.requests + one.failures
 
 
-def compare(new: Numbers, old: Numbers) -> Verdict:
+def by_age(versions: Sequence[VersionInField]) -> list[VersionInField]:
+    """Versions, the newest first; those that the owner's metadata no longer names last."""
+    return sorted(versions, key=lambda one: (one.published or _NEVER, one.version), reverse=True)
+
+
+def verdict(versions: Sequence[VersionInField]) -> Verdict | None:
+    """The newest version beside the one before it, of those that were asked; None when there are not two."""
+    used = [one for one in by_age(versions) if asked(one)]
+    return compare(used[0], used[1]) if len(used) > 1 else None
+
+
+def compare(new: VersionInField, old: VersionInField) -> Verdict:
     """What changed from one version to a newer one."""
-    few = [one for one in (new, old) if one.requests + one.failures < ENOUGH]
+    few = [one for one in (new, old) if asked(one) < ENOUGH]
     if few:
-        counted = " and ".join(f"{one.version} has {words.number(one.requests + one.failures)}" for one in few)
+        counted = " and ".join(f"{one.version} had {words.number(asked(one))}" for one in few)
         return Verdict(f"Too few requests to compare {new.version} with {old.version}: {counted}.", "quiet")
     pace, pace_tone = _pace(new, old)
     errors, errors_tone = _errors(new, old)
-    tone = next(tone for tone in ("bad", "warn", "good", "quiet") if tone in (pace_tone, errors_tone))
-    return Verdict(f"{new.version} {pace}, and {errors}.", tone)
+    tone = next(tone for tone in ("bad", "warn", "good") if tone in (pace_tone, errors_tone))
+    return Verdict(f"{new.version} {pace}, and {errors}.{_caveat(new, old)}", tone)
 
 
-def _pace(new: Numbers, old: Numbers) -> tuple[str, str]:
-    if new.p95_us is None or old.p95_us is None:
-        missing = new if new.p95_us is None else old
-        return f"cannot be compared by latency with {old.version} ({missing.version} answered nothing)", "bad"
-    change = (new.p95_us - old.p95_us) / old.p95_us if old.p95_us else 0.0
+def _pace(new: VersionInField, old: VersionInField) -> tuple[str, str]:
+    if new.p95_us is None:
+        return "answered nothing: every request failed", "bad"
+    if not old.p95_us:
+        return f"answers in {words.milliseconds(new.p95_us)} at p95, where {old.version} answered nothing", "good"
+    change = (new.p95_us - old.p95_us) / old.p95_us
     times = f"({words.milliseconds(new.p95_us)} against {words.milliseconds(old.p95_us)})"
     if abs(change) < NOTICEABLE:
         return f"answers as fast as {old.version} at p95 {times}", "good"
-    word, tone = ("slower", "warn") if change > 0 else ("faster", "good")
-    return f"answers {amount(abs(change))} {word} than {old.version} at p95 {times}", tone
+    if change > 0:
+        return f"answers {amount(change)} slower than {old.version} at p95 {times}", "warn"
+    return f"answers {amount(-change)} faster than {old.version} at p95 {times}", "good"
 
 
-def _errors(new: Numbers, old: Numbers) -> tuple[str, str]:
-    rates = f"({rate(new.error_rate)} against {rate(old.error_rate)})"
-    if abs(new.error_rate - old.error_rate) < ERROR_STEP:
-        if not new.failures and not old.failures:
-            return "neither fails", "good"
+def _errors(new: VersionInField, old: VersionInField) -> tuple[str, str]:
+    mine, theirs = new.error_rate or 0.0, old.error_rate or 0.0
+    rates = f"({rate(mine)} of requests against {rate(theirs)})"
+    if not mine and not theirs:
+        return "neither fails a request", "good"
+    if abs(mine - theirs) < ERROR_STEP:
         return f"fails as often {rates}", "good"
-    return (f"fails more often {rates}", "bad") if new.error_rate > old.error_rate else (f"fails less {rates}", "good")
+    return (f"fails more often {rates}", "bad") if mine > theirs else (f"fails less often {rates}", "good")
+
+
+def _caveat(new: VersionInField, old: VersionInField) -> str:
+    """Speed on other hardware says little about the version."""
+    if not new.profiles or not old.profiles or new.profiles.keys() == old.profiles.keys():
+        return ""
+    return " They run on different hardware, so part of this is the hardware's doing."
 
 
 def amount(part: float) -> str:
@@ -98,7 +91,7 @@ def amount(part: float) -> str:
 
 
 def rate(part: float) -> str:
-    """An error rate: `0 %`, `0.3 %`, `12 %`; one that is not zero is never shown as zero."""
+    """An error rate: `0 %`, `0.31 %`, `12 %`; one that is not zero is never shown as zero."""
     if part == 0:
         return "0 %"
     percent = 100 * part

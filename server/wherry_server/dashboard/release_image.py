@@ -71,18 +71,22 @@ class ImageCard:
     run: list[tuple[str, str]]
     tensors: list[tuple[str, str, str]]
     gates: list[GateRow]
-    withdrawn: str
-    fits: list[str]
+    withdrawn: bool
+    misfits: list[str]
+    again: str
 
 
-def image_card(image: ReleaseImage, digest: str, withdrawn: str, misfits: Sequence[str]) -> ImageCard:
+def image_card(
+    image: ReleaseImage, digest: str, withdrawn: bool, misfits: Sequence[str], again: Sequence[str] = ()
+) -> ImageCard:
     """An image as its page shows it.
 
     Args:
         image: what the owner signed.
         digest: of the image's manifest.
-        withdrawn: why no device may run it any more; empty when they may.
+        withdrawn: whether the owner took it back.
         misfits: why it does not fit the profile that it is made for.
+        again: counters under which the same release was signed before.
     """
     return ImageCard(
         profile=image.profile,
@@ -102,7 +106,8 @@ def image_card(image: ReleaseImage, digest: str, withdrawn: str, misfits: Sequen
         tensors=_tensors(image),
         gates=[gate_row(gate) for gate in image.gates],
         withdrawn=withdrawn,
-        fits=list(misfits),
+        misfits=list(misfits),
+        again=", ".join(again),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from tuf.api.metadata import Root, Targets
 
@@ -12,7 +13,7 @@ from wherry.metadata import read_metadata
 from wherry_server.dashboard import words
 
 SOON = timedelta(days=14)
-_PATTERN = {"ed25519": "Ed25519", "ecdsa": "ECDSA", "rsa": "RSA"}
+_KINDS = {"ed25519": "Ed25519", "ecdsa": "ECDSA", "rsa": "RSA"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,39 +48,28 @@ class Signatures:
     expiry: Expiry
 
 
-def signatures(root: bytes, targets: bytes, now: datetime) -> Signatures:
-    """Check the newest targets metadata against the newest root.
-
-    Raises:
-        TrustError: one of them is not readable.
-    """
+@lru_cache(maxsize=2)
+def _read(root: bytes, targets: bytes) -> tuple[int, int, int, tuple[KeyRow, ...], bool, datetime]:
+    """The slow part, once for each pair of files: the targets metadata of a large owner has megabytes."""
     trusted = read_metadata(Root, root, "root").signed
     found = read_metadata(Targets, targets, "targets")
     role = trusted.roles[Targets.type]
     result = trusted.get_verification_result(Targets.type, found.signed_bytes, found.signatures)
-    good = set(result.signed)
-    return Signatures(
-        version=found.signed.version,
-        root=trusted.version,
-        threshold=role.threshold,
-        keys=[
-            KeyRow(id=key, short=key[:12], kind=_kind(trusted.keys[key].keytype), signed=key in good)
-            for key in role.keyids
-            if key in trusted.keys
-        ],
-        enough=bool(result),
-        expiry=expiry("targets", found.signed.expires, now),
+    keys = tuple(
+        KeyRow(key, key[:12], _KINDS.get(trusted.keys[key].keytype, trusted.keys[key].keytype), key in result.signed)
+        for key in role.keyids
+        if key in trusted.keys
     )
+    return found.signed.version, trusted.version, role.threshold, keys, bool(result), found.signed.expires
 
 
-def try_signatures(root: bytes | None, targets: bytes | None, now: datetime) -> Signatures | None:
-    """As `signatures`; None when the metadata is missing or unreadable, which the page says."""
-    if root is None or targets is None:
-        return None
+def signatures(root: bytes, targets: bytes, now: datetime) -> Signatures | None:
+    """Check targets metadata against the root that names its keys; None when one of them is not readable."""
     try:
-        return signatures(root, targets, now)
+        version, root_version, threshold, keys, enough, expires = _read(root, targets)
     except TrustError:
         return None
+    return Signatures(version, root_version, threshold, list(keys), enough, expiry("targets", expires, now))
 
 
 def expiry(role: str, until: datetime, now: datetime) -> Expiry:
@@ -90,7 +80,3 @@ def expiry(role: str, until: datetime, now: datetime) -> Expiry:
     days = left.days
     text = f"in {days} days" if days > 1 else "within a day or two"
     return Expiry(role, f"{until:%Y-%m-%d}", text, "warn" if left < SOON else "good")
-
-
-def _kind(keytype: str) -> str:
-    return _PATTERN.get(keytype, keytype)

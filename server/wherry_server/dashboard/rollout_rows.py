@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
@@ -12,11 +11,12 @@ from wherry.api import RolloutTargetView, RolloutView, TargetState
 from wherry.errors import Conflict
 from wherry.messages import DeploymentReport, Problem
 from wherry_server.dashboard import words
-from wherry_server.dashboard.fleet import STATE_ORDER, tone
 from wherry_server.domain.rollout import change_state
 from wherry_server.domain.selector import describe
 
 STATES: tuple[str, ...] = get_args(TargetState)
+STATE_ORDER = ("committed", "running", "assigned", "pending", "misfit", "superseded", "refused", "rejected")
+"""As the counts bar shows them: what is well first, what failed last."""
 _SAYS = {
     "committed": "serve it",
     "running": "are at it",
@@ -28,18 +28,6 @@ _SAYS = {
     "rejected": "rejected it",
 }
 FAILED = ("rejected", "refused")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One state's share of the counts bar; `x` and `width` are percent."""
-
-    state: str
-    says: str
-    tone: str
-    count: str
-    x: float
-    width: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +56,7 @@ class Summary:
     took: str
     devices: str
     done: str
-    parts: list[Part]
+    parts: list[tuple[str, str, str, float]]
     why: str
 
 
@@ -101,17 +89,18 @@ class TargetRow:
 class Reason:
     """Why some devices failed."""
 
-    count: int
+    count: str
     state: str
     tone: str
     reason: str
     fix: str
-    devices: str
+    devices: list[str]
+    more: str
 
 
 def summary(view: RolloutView, now: datetime) -> Summary:
     """A rollout without its devices."""
-    total, settled = sum(view.counts.values()), sum(view.counts.get(state, 0) for state in ("committed",))
+    total = sum(view.counts.values())
     return Summary(
         id=view.id,
         model=view.model,
@@ -119,29 +108,38 @@ def summary(view: RolloutView, now: datetime) -> Summary:
         slot=view.slot,
         whom=describe(view.selector),
         state=view.state,
-        tone=tone(view.state),
+        tone=words.tone(view.state),
         created=words.age(view.created, now),
         at=f"{view.created:%Y-%m-%d %H:%M:%S} UTC",
-        took=duration((view.ended - view.created).total_seconds()) if view.ended else "",
-        devices="1 device" if total == 1 else f"{words.number(total)} devices",
-        done=f"{words.number(settled)} of {words.number(total)}",
+        took=words.duration((view.ended - view.created).total_seconds()) if view.ended else "",
+        devices=devices(total),
+        done=f"{words.number(view.counts.get('committed', 0))} of {words.number(total)}",
         parts=parts(view.counts),
         why=why(view),
     )
 
 
-def parts(counts: Mapping[str, int]) -> list[Part]:
-    """The counts bar: what is well first, what failed last."""
-    total, x, found = sum(counts.values()), 0.0, []
-    order = [*STATE_ORDER, *sorted(counts.keys() - set(STATE_ORDER))]
-    for state in order:
-        count = counts.get(state, 0)
-        if count:
-            width = 100 * count / total
-            found.append(
-                Part(state, _says(state, count), tone(state), words.number(count), round(x, 3), round(width, 3))
-            )
-            x += width
+def parts(counts: Mapping[str, int]) -> list[tuple[str, str, str, float]]:
+    """The counts bar: (what they do, tone, how many, percent) by state."""
+    total = sum(counts.values())
+    return [
+        (_says(state, count), words.tone(state), words.number(count), round(100 * count / total, 3))
+        for state in (*STATE_ORDER, *sorted(counts.keys() - set(STATE_ORDER)))
+        if (count := counts.get(state, 0))
+    ]
+
+
+def state_choices(
+    view: RolloutView, chosen: str, address: Callable[[str], str]
+) -> list[tuple[str, str, str, str, bool]]:
+    """Filters by state, for those that there are: (title, tone, count, address, chosen)."""
+    total = sum(view.counts.values())
+    found = [("all", "", words.number(total), address(""), not chosen)]
+    found += [
+        (state, words.tone(state), words.number(view.counts.get(state, 0)), address(state), state == chosen)
+        for state in STATE_ORDER
+        if view.counts.get(state) or state == chosen
+    ]
     return found
 
 
@@ -157,14 +155,14 @@ def _says(state: str, count: int) -> str:
 def why(view: RolloutView) -> str:
     """Why a rollout stands or ended as it did, in a sentence; empty while all is well."""
     if view.reason:
-        return _sentence(view.reason)
+        return sentence(view.reason)
     failed = sum(view.counts.get(state, 0) for state in FAILED)
     misfits = view.counts.get("misfit", 0)
     match view.state:
         case "failed" if failed:
-            return f"{_devices(failed)} of {words.number(sum(view.counts.values()))} did not take it."
+            return f"{devices(failed)} of {words.number(sum(view.counts.values()))} did not take it."
         case "failed":
-            return f"It fits none of the devices ({_devices(misfits)} cannot run it)."
+            return f"It fits none of the devices ({devices(misfits)} cannot run it)."
         case "paused":
             return "An operator paused it. Devices that have their assignment go on; no other gets one."
         case "aborted" if view.counts.get("superseded"):
@@ -174,12 +172,14 @@ def why(view: RolloutView) -> str:
     return ""
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Text with a capital and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def _devices(count: int) -> str:
+def devices(count: int) -> str:
+    """How many devices: `1 device`, `1 200 devices`."""
     return "1 device" if count == 1 else f"{words.number(count)} devices"
 
 
@@ -191,10 +191,10 @@ def actions(view: RolloutView) -> list[Action]:
         Action("start", "Resume", "Devices that wait get their assignments.", warns=False)
         if view.state == "paused"
         else None,
-        Action("pause", "Pause", f"No further device gets it ({_devices(waiting)} wait).", warns=False)
+        Action("pause", "Pause", f"No further device gets it ({devices(waiting)} wait).", warns=False)
         if view.state == "running"
         else None,
-        Action("retry", f"Retry {_devices(failed)}", "Those that failed try it once more.", warns=False)
+        Action("retry", f"Retry {devices(failed)}", "Those that failed try it once more.", warns=False)
         if failed
         else None,
         Action(
@@ -224,7 +224,7 @@ def target_row(view: RolloutTargetView, now: datetime) -> TargetRow:
     return TargetRow(
         device=view.device,
         state=view.state,
-        tone=tone(view.state),
+        tone=words.tone(view.state),
         online=view.online,
         doing=_doing(view, report),
         percent=words.percent(report.fetched_bytes, report.total_bytes) if report and fetching else None,
@@ -235,8 +235,12 @@ def target_row(view: RolloutTargetView, now: datetime) -> TargetRow:
         left=_left(report, now) if report and view.state == "running" else "",
         when=words.age(report.updated, now) if report else "",
         reason=_reason(problem),
-        fix=_sentence(problem.fix) if problem and problem.fix else "",
+        fix=sentence(problem.fix) if problem and problem.fix else "",
     )
+
+
+def _fetched(report: DeploymentReport) -> str:
+    return f"{words.size(report.fetched_bytes)} of {words.size(report.total_bytes)}"
 
 
 def _doing(view: RolloutTargetView, report: DeploymentReport | None) -> str:
@@ -248,7 +252,7 @@ def _doing(view: RolloutTargetView, report: DeploymentReport | None) -> str:
         case "assigned":
             return "has its assignment"
         case "running":
-            return report.phase.replace("_", " ") if report else "has begun"
+            return words.phase_words(report.phase) if report else "has begun"
         case "misfit":
             return "does not fit"
         case _:
@@ -263,46 +267,26 @@ def _left(report: DeploymentReport, now: datetime) -> str:
 
 
 def _reason(problem: Problem | None) -> str:
-    return _sentence(f"{problem.thing}: {problem.reason}") if problem else ""
+    return sentence(f"{problem.thing}: {problem.reason}") if problem else ""
 
 
-def reasons(troubled: Iterable[tuple[RolloutTargetView, int]], limit: int = 5) -> list[Reason]:
-    """The same reason of many devices said once, the most frequent first.
-
-    Args:
-        troubled: a device that failed, and how many say the same.
-        limit: how many reasons to tell.
-    """
-    counted: Counter[tuple[str, str, str]] = Counter()
+def reasons(troubled: Iterable[RolloutTargetView], limit: int = 5) -> list[Reason]:
+    """The same reason of many devices said once, the most frequent first."""
     named: dict[tuple[str, str, str], list[str]] = {}
-    for view, count in troubled:
+    for view in troubled:
         problem = view.problem or (view.deployment.problem if view.deployment else None)
         key = (view.state, problem.reason if problem else "it gave no reason", problem.fix if problem else "")
-        counted[key] += count
         named.setdefault(key, []).append(view.device)
+    frequent = sorted(named.items(), key=lambda item: -len(item[1]))
     return [
         Reason(
-            count,
-            key[0],
-            tone(key[0]),
-            _sentence(key[1]),
-            _sentence(key[2]) if key[2] else "",
-            _some(named[key], count),
+            count=devices(len(names)),
+            state=state,
+            tone=words.tone(state),
+            reason=sentence(text),
+            fix=sentence(fix) if fix else "",
+            devices=names[:3],
+            more=f"and {words.number(len(names) - 3)} more" if len(names) > 3 else "",
         )
-        for key, count in counted.most_common(limit)
+        for (state, text, fix), names in frequent[:limit]
     ]
-
-
-def _some(devices: list[str], count: int) -> str:
-    shown = ", ".join(devices[:3])
-    return f"{shown} and {words.number(count - 3)} more" if count > 3 else shown
-
-
-def duration(seconds: float) -> str:
-    """How long something took: `4 s`, `2 min 5 s`, `3 h 10 min`, `2 d 4 h`."""
-    whole = max(0, round(seconds))
-    for size, unit, below, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // below
-            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
