@@ -23,6 +23,7 @@ import uvicorn
 from wherry import __version__
 from wherry.errors import ConfigError, ModelError, WherryError
 from wherry_serving.bodies import Limits
+from wherry_serving.connection import connections
 from wherry_serving.dataplane import DataPlane
 from wherry_serving.dev_page import read_page
 from wherry_serving.http import HttpApp
@@ -192,7 +193,7 @@ def make_server(plane: DataPlane, options: Options, executor: Executor) -> Drain
     app = HttpApp(plane, worker, options.limits, executor, memory_bytes, page)
     settings: dict[str, Any] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": connections(options.limits.header_seconds),
         "ws": "none",
         "lifespan": "off",
         "interface": "asgi3",

@@ -21,11 +21,13 @@ class Limits:
     Attributes:
         body_bytes: of one body, packed and unpacked.
         inflight_bytes: of all bodies that are being read or wait in the queue.
-        body_seconds: from the headers of a request to the end of its body.
+        header_seconds: from the first byte of a request to the end of its headers.
+        body_seconds: from there to the end of its body.
     """
 
     body_bytes: int = 64 << 20
     inflight_bytes: int = 128 << 20
+    header_seconds: float = 20.0
     body_seconds: float = 60.0
 
 

@@ -21,6 +21,7 @@ from wherry_serving.runtimes import Array
 from wherry_serving.stats import ModelStats, Timing, statistics_json
 
 EXTENSIONS = ("binary_tensor_data", "classification", "statistics", "model_configuration", "model_repository")
+_CPU = "CPUExecutionProvider"
 _WITH_LABELS = {"labels": True}
 _BACKENDS = {"onnx": "onnxruntime", "litert": "litert", "tflite": "tflite"}
 _CONFIG_TYPES = {"BYTES": "STRING"}
@@ -119,7 +120,7 @@ class DataPlane:
         return model
 
     def infer(self, model: Model, inference: Inference) -> Answer:
-        """Decode, run, encode, count. Blocks; call it on the inference thread.
+        """Decode, run, encode, count. Blocks; call it on the inference thread, or where `runs_at_once` says so.
 
         The request parameter `sequence_start` makes a stateful model forget its state first, `labels` adds the named
         classes to the response's parameters (see `wherry_serving.labels`). A picture is a request for all outputs
@@ -143,16 +144,26 @@ class DataPlane:
             outputs, parameters = _answered(model, request, wanted, results)
             response = InferResponse(model.name, model.file.version, request.id, outputs, parameters)
             body, header_length = encode_response(response, wanted.__getitem__, _dumps, fast_json_values)
-        except WherryError:
-            stats.failed(time.perf_counter_ns() - inference.submitted_ns)
-            raise
         except Exception as error:
-            stats.failed(time.perf_counter_ns() - inference.submitted_ns)
+            end = time.perf_counter_ns()
+            stats.failed(end - inference.submitted_ns)
+            model.pace.took(0, end - started)
+            if isinstance(error, WherryError):
+                raise
             raise InferenceError(f"model {model.name}", f"failed with {type(error).__name__}") from error
         end = time.perf_counter_ns()
         timing = Timing(started - inference.submitted_ns, ready - started, done - ready, end - done)
         stats.succeeded(timing, self._clock_ms())
+        model.pace.took(len(inference.body), end - started)
         return Answer(body, header_length)
+
+    def runs_at_once(self, model: Model, inference: Inference) -> bool:
+        """Whether a request is so quick that the event loop runs it itself, when the inference thread is idle.
+
+        Only on the CPU: GPU providers keep things for each thread that uses them.
+        """
+        quick = inference.form == "tensors" and model.pace.is_quick(len(inference.body))
+        return quick and model.runtime.provider == _CPU
 
     def server_metadata(self) -> dict[str, Any]:
         """`GET v2`."""

@@ -175,7 +175,10 @@ class HttpApp:
             raise
 
     async def _run(self, model: Model, inference: Inference, headers: Mapping[bytes, bytes]) -> Reply:
-        answer = await self._worker.run(partial(self._plane.infer, model, inference))
+        if self._worker.idle and self._plane.runs_at_once(model, inference):
+            answer = self._plane.infer(model, inference)
+        else:
+            answer = await self._worker.run(partial(self._plane.infer, model, inference))
         body, extra = answer.body, [_JSON]
         if answer.header_length is not None:
             extra = [_BINARY, (_HEADER_LENGTH, b"%d" % answer.header_length)]

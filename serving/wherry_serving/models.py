@@ -14,6 +14,7 @@ from wherry.release import GOLDEN_SCHEMA, MODEL_SCHEMA, GoldenFile, ModelFile, S
 from wherry.schemas import load_json, parse_schema
 from wherry_serving.arrays import fits_shape, to_array
 from wherry_serving.labels import Labels, check_labelled
+from wherry_serving.pace import Pace
 from wherry_serving.pictures import Pictures
 from wherry_serving.runtimes import DTYPES, Array, Runtime, open_runtime
 from wherry_serving.stats import ModelStats
@@ -41,6 +42,7 @@ class Model:
     outputs: Mapping[str, TensorSpec]
     pictures: Pictures | None = None
     labels: Labels = field(default_factory=Labels)
+    pace: Pace = field(default_factory=Pace)
     stats: ModelStats = field(default_factory=ModelStats)
 
     @property

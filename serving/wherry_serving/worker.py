@@ -30,6 +30,11 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs; until the next `run`, the models may be used on the event loop."""
+        return self._pending == 0
+
+    @property
     def pending(self) -> int:
         """Jobs waiting or running."""
         return self._pending
