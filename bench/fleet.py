@@ -57,7 +57,7 @@ def publish(lab: Lab, model: Path, version: str) -> dict[str, Any]:
 def roll_out(lab: Lab, version: str) -> float:
     """Roll a version out and wait for its end; seconds from the rollout's start to committed, by their own clocks."""
     done = lab.run("wherry", "rollout", "start", MODEL, version, "--to", "all", "--watch", "--json")
-    rollout = json.loads(done.stdout)
+    rollout = json.loads(done.stdout.splitlines()[-1])
     target = rollout["targets"][0]
     if target["state"] != "committed":
         raise RuntimeError(f"version {version} ended {target['state']}: {target.get('problem')}")

@@ -154,7 +154,7 @@ class Demo:
         done = self.lab.run(*argv, "--watch", "--json", check=False)
         if not done.stdout.strip():
             raise LabError(f"`{' '.join(argv)}` printed nothing:\n{done.stderr[-1500:]}")
-        result = json.loads(done.stdout)
+        result = json.loads(done.stdout.splitlines()[-1])
         if "error" in result:
             raise LabError(f"`{' '.join(argv)}`: {result['error']}")
         found: dict[str, Any] = result.get("rollout", result)

@@ -47,6 +47,10 @@ def tls_context(ca_file: Path) -> ssl.SSLContext:
         raise IdentityError(f"CA certificate {ca_file}", f"cannot be used ({error})", fix) from error
 
 
+class Untrusted(ServerError):
+    """The server shows a certificate that is not trusted: this does not pass by waiting."""
+
+
 class ServerClient:
     """Speaks `wherry.api` with one server.
 
@@ -103,7 +107,7 @@ class ServerClient:
         text = str(error) or type(error).__name__
         if "CERTIFICATE_VERIFY_FAILED" in text:
             fix = "If the server's CA was renewed on purpose, run `wherry login` again; otherwise do not trust it"
-            return ServerError(f"server {self._server}", f"shows a certificate that is not trusted ({text})", fix)
+            return Untrusted(f"server {self._server}", f"shows a certificate that is not trusted ({text})", fix)
         return ServerError(f"server {self._server}", f"cannot be reached ({text})")
 
     def _send_patiently(self, method: str, path: str, body: BaseModel | None, params: Query | None) -> httpx.Response:
@@ -111,9 +115,10 @@ class ServerClient:
         for wait in waits:
             try:
                 response = self._send(method, path, body, params)
-            except ServerError as error:
-                if "certificate" in error.reason:
-                    raise
+            except Untrusted:
+                raise
+            except ServerError:
+                pass  # perhaps it restarts: once more, after the wait
             else:
                 if response.status_code not in RETRY_STATUS:
                     return response

@@ -12,8 +12,8 @@ from wherry.api import DEFAULT_SLOT, DeviceChange, DeviceView, TokenCreated, Tok
 from wherry.errors import ConfigError, NotFound
 from wherry.join import JoinToken
 from wherry_cli.device_views import device_page, devices_table
-from wherry_cli.follow import now_utc
 from wherry_cli.inputs import checked
+from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output
 from wherry_cli.session import confirm, connected
 from wherry_cli.settings import Home, find_home

@@ -10,8 +10,8 @@ from rich.text import Text
 from wherry.api import DeploymentView, DeviceView
 from wherry.messages import SlotReport
 from wherry_cli.output import fields, indented, remarks, table
-from wherry_cli.watch import STATE_STYLES, problem_text
-from wherry_cli.words import ago, duration, labels_text, release_name
+from wherry_cli.watch import STATE_STYLES
+from wherry_cli.words import ago, duration, labels_text, problem_text, release_name
 
 
 def devices_table(found: list[DeviceView], now: datetime) -> RenderableType:

@@ -1,29 +1,27 @@
-"""Watching a rollout on a terminal (a live table) or in a log (a line for each event)."""
+"""Watching a rollout: a live table on a terminal, a line for each event in a log, JSON lines for programs."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from contextlib import nullcontext
+from datetime import datetime
+from typing import Annotated, Any, Protocol
 
 import typer
-from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from wherry.api import RolloutView
-from wherry.errors import ServerError
+from wherry.errors import WherryError
 from wherry_cli import watch
 from wherry_cli.client import ServerClient
-from wherry_cli.output import Output, remarks, table
-from wherry_cli.words import parse_span
+from wherry_cli.looking import looks, now_utc
+from wherry_cli.news import changes, news
+from wherry_cli.output import Output, print_line, to_data
+from wherry_cli.rollout_view import RolloutTable
+from wherry_cli.words import clause, parse_span
 
 LOOK_SECONDS = 0.5
-PATIENCE = timedelta(seconds=60)
-"""How long a server may be out of reach before watching ends with its error."""
 INTERRUPTED = 130
 
 Watch = Annotated[bool, typer.Option("--watch", metavar="", help="Show the progress until every device has ended.")]
@@ -33,41 +31,14 @@ Timeout = Annotated[
 ]
 
 
-def now_utc() -> datetime:
-    """The time, with its zone."""
-    return datetime.now(UTC)
+class _Screen(Protocol):
+    """Where the progress is shown."""
 
+    def show(self, view: RolloutView) -> None:
+        """The rollout as it is now."""
 
-def rollout_table(view: RolloutView, now: datetime, limit: int = sys.maxsize) -> RenderableType:
-    """Title, one row a device with its reasons below the table, summary; at most `limit` devices."""
-    shown, hidden = watch.pick(watch.rows(view, now), limit)
-    cells = [
-        (
-            Text(row.device, style="bold"),
-            Text(row.state.replace("_", " "), style=watch.STATE_STYLES.get(row.state, "cyan")),
-            row.download,
-            _gates(row.gates),
-            row.elapsed,
-        )
-        for row in shown
-    ]
-    reasons = [(row.device, row.reason) for row in shown if row.reason]
-    body = table(("device", "state", "download", "gates", ">time"), cells, "No device was selected.")
-    parts: list[RenderableType] = [Text(watch.title(view), style="bold"), Text(), body]
-    if hidden:
-        parts.append(Text(f"… and {hidden} more", style="dim"))
-    if reasons:
-        parts.append(remarks(reasons))
-    style = watch.STATE_STYLES.get(view.state, "cyan")
-    return Group(*parts, Text(), Text(watch.summary(view), style=style))
-
-
-def _gates(gates: tuple[tuple[str, bool], ...]) -> Text:
-    shown = Text()
-    for name, passed in gates:
-        shown.append(f"{name} {'✓' if passed else '✗'} ", style="green" if passed else "bold red")
-    shown.rstrip()
-    return shown
+    def trouble(self, error: WherryError) -> None:
+        """It could not be asked for just now."""
 
 
 class _TableScreen:
@@ -75,34 +46,69 @@ class _TableScreen:
 
     def __init__(self, live: Live) -> None:
         self._live = live
+        self._rates = watch.Rates()
+        self._last: RolloutView | None = None
 
     def show(self, view: RolloutView) -> None:
-        # A reason takes two lines more often than not; what does not fit the screen would flicker.
-        limit = max(self._live.console.height // 3, 5)
-        self._live.update(rollout_table(view, now_utc(), limit), refresh=True)
+        self._last = view
+        self._draw(view, "")
 
-    def trouble(self, error: ServerError) -> None:
-        text = Text(f"{error.thing} {error.reason}; trying again", style="yellow")
-        self._live.update(text, refresh=True)
+    def trouble(self, error: WherryError) -> None:
+        if self._last:
+            self._draw(self._last, trouble_text(error))
+
+    def _draw(self, view: RolloutView, note: str) -> None:
+        now = now_utc()
+        height = max(self._live.console.height - 1, 8)
+        self._live.update(RolloutTable(view, now, self._rates.see(view, now), height, note), refresh=True)
 
 
 class _LineScreen:
     """Prints a line when something happened."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, out: Output) -> None:
+        self._out = out
         self._last: RolloutView | None = None
-        self._told: str = ""
+        self._told = ""
 
     def show(self, view: RolloutView) -> None:
-        for line in watch.news(self._last, view):
-            self._say(f"{now_utc():%H:%M:%S}  {line}")
+        for line in news(self._last, view):
+            self._say(line)
         self._last, self._told = view, ""
 
-    def trouble(self, error: ServerError) -> None:
+    def trouble(self, error: WherryError) -> None:
         if error.reason != self._told:
-            self._say(f"{now_utc():%H:%M:%S}  {error.thing} {error.reason}; trying again")
+            self._say(trouble_text(error))
         self._told = error.reason
+
+    def _say(self, line: str) -> None:
+        self._out.console.print(f"{now_utc():%H:%M:%S}  {line}", markup=False, soft_wrap=True)
+
+
+class _JsonScreen:
+    """Prints a JSON document a line for everything that changed."""
+
+    def __init__(self) -> None:
+        self._last: RolloutView | None = None
+        self._told = ""
+
+    def show(self, view: RolloutView) -> None:
+        for change in changes(self._last, view):
+            self._say(change)
+        self._last, self._told = view, ""
+
+    def trouble(self, error: WherryError) -> None:
+        if error.reason != self._told:
+            self._say({"event": "trouble", **error.as_dict()})
+        self._told = error.reason
+
+    def _say(self, change: dict[str, Any]) -> None:
+        print_line({"at": now_utc().isoformat(), **change})
+
+
+def trouble_text(error: WherryError) -> str:
+    """That something cannot be asked for just now."""
+    return f"{clause(error.thing, error.reason)}; trying again"
 
 
 def _as_it_is(view: RolloutView) -> Any:
@@ -116,71 +122,62 @@ def follow(
     timeout: str | None = None,
     wrap: Callable[[RolloutView], Any] = _as_it_is,
 ) -> None:
-    """Watch a rollout to its end, print the result and leave with an exit code that says how it went.
+    """Watch a rollout to its end and leave with an exit code that says how it went.
+
+    With `--json`, each line is a document with an `event`: `rollout`, `device`, `trouble`, and `end` as the last.
 
     Args:
         client: the server.
         first: the rollout as it was started.
         out: where to.
         timeout: a time span after which watching ends.
-        wrap: makes the JSON result of the rollout as it ended.
+        wrap: makes the content of the last JSON line of the rollout as it ended.
 
     Raises:
         typer.Exit: code 1 when a device failed or the time was up, 130 after Ctrl-C; nothing when all went well.
-        ServerError: the server was out of reach for longer than PATIENCE.
+        ServerError: the server was out of reach for longer than anybody waits.
     """
     deadline = now_utc() + parse_span(timeout) if timeout else None
-    live = out.console.is_terminal and not out.as_json
-    display = Live(console=out.console, auto_refresh=False) if live else None
-    screen: _TableScreen | _LineScreen = _TableScreen(display) if display else _LineScreen(_line_printer(out))
-    frame: AbstractContextManager[object] = display or nullcontext()
+    display = Live(console=out.console, auto_refresh=False, vertical_overflow="crop") if out.live else None
+    screen: _Screen = _TableScreen(display) if display else _JsonScreen() if out.as_json else _LineScreen(out)
     last = [first]
+    left = ""
     try:
-        with frame:
+        with display or nullcontext():
             settled = _look_until_settled(client, last, screen, deadline)
     except KeyboardInterrupt:
-        _leave(last[0], out, wrap, "You stopped watching")
-        raise typer.Exit(INTERRUPTED) from None
-    if not settled:
-        _leave(last[0], out, wrap, "The time to watch is up")
-        raise typer.Exit(1)
-    out.result(wrap(last[0]), lambda: None if live else Text(watch.summary(last[0])))
-    if not watch.succeeded(last[0]):
-        raise typer.Exit(1)
-
-
-def _line_printer(out: Output) -> Callable[[str], None]:
-    # With --json, standard output belongs to the result; the story still goes to standard error.
+        settled, left, code = False, "You stopped watching", INTERRUPTED
+    else:
+        code = 0 if settled and watch.succeeded(last[0]) else 1
+        left = "" if settled else "The time to watch is up"
     if out.as_json:
-        return out.note
-    return lambda line: out.console.print(line, markup=False, soft_wrap=True)
+        print_line({"event": "end", "ok": code == 0, "settled": settled, **to_data(wrap(last[0]))})
+    elif settled and not display:
+        out.console.print(Text(watch.summary(last[0])))
+    if left:
+        out.note(_goes_on(left, last[0].id))
+    if code:
+        raise typer.Exit(code)
 
 
 def _look_until_settled(
-    client: ServerClient, last: list[RolloutView], screen: _TableScreen | _LineScreen, deadline: datetime | None
+    client: ServerClient, last: list[RolloutView], screen: _Screen, deadline: datetime | None
 ) -> bool:
-    lost_since: datetime | None = None
-    while True:
-        try:
-            last[0] = client.rollout(last[0].id)
-        except ServerError as error:
-            lost_since = lost_since or now_utc()
-            if now_utc() - lost_since > PATIENCE:
-                raise
-            screen.trouble(error)
-        else:
-            lost_since = None
-            screen.show(last[0])
-            if watch.is_settled(last[0]):
+    for look in looks(lambda: client.rollout(last[0].id), LOOK_SECONDS, known=True):
+        if look.trouble:
+            screen.trouble(look.trouble)
+        elif look.seen:
+            last[0] = look.seen
+            screen.show(look.seen)
+            if watch.is_settled(look.seen):
                 return True
         if deadline and now_utc() >= deadline:
             return False
-        time.sleep(LOOK_SECONDS)
+    raise AssertionError("unreachable")
 
 
-def _leave(view: RolloutView, out: Output, wrap: Callable[[RolloutView], Any], why: str) -> None:
-    out.result(wrap(view), lambda: None)
-    out.note(
-        f"{why}; rollout {view.id} goes on. See it again with `wherry rollout watch {view.id}`, "
-        f"stop it with `wherry rollout abort {view.id}`."
+def _goes_on(why: str, number: int) -> str:
+    return (
+        f"{why}; rollout {number} goes on. See it again with `wherry rollout watch {number}`, "
+        f"stop it with `wherry rollout abort {number}`."
     )

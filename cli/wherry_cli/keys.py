@@ -13,7 +13,7 @@ from rich.text import Text
 
 from wherry.api import RepositoryInfo
 from wherry.errors import StoreError
-from wherry_cli.follow import now_utc
+from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, fields, table
 from wherry_cli.session import connected
 from wherry_cli.settings import Home, find_home

@@ -64,6 +64,11 @@ class Output:
         if shown is not None:
             self.console.print(shown)
 
+    @property
+    def live(self) -> bool:
+        """Whether a screen can be drawn again and again in its place."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal and not self.as_json
+
     def note(self, text: str | Text) -> None:
         """Say what is going on."""
         self.errors.print(Text(text, style="dim") if isinstance(text, str) else text)
@@ -74,10 +79,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(to_data(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def print_line(value: Any) -> None:
+    """One line of a stream of JSON documents, for programs that read while it grows."""
+    sys.stdout.write(json.dumps(to_data(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 def print_error(error: WherryError, as_json: bool) -> None:
     """Show an error: what, why, what to do, and the code that `wherry explain` knows."""
     if as_json:
-        print_json({"error": error.as_dict()})
+        print_line({"error": error.as_dict()})  # one line, so that it may also end a stream
         return
     make_console(stderr=True).print(error_text(error), soft_wrap=True)
 
@@ -132,6 +143,12 @@ def remarks(pairs: Sequence[tuple[str, str]]) -> RenderableType:
     for name, text in pairs:
         shown.add_row(Text("  !", style="bold red"), Text(name, style="bold"), Text(text))
     return shown
+
+
+def bar(done: int, total: int, width: int) -> Text:
+    """How much of something is done; readable without colour too."""
+    full = min(width * done // total, width) if total else 0
+    return Text.assemble(("━" * full, "cyan"), ("─" * (width - full), "dim"))
 
 
 def indented(shown: RenderableType) -> RenderableType:

@@ -7,8 +7,9 @@ from typing import Any
 from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView, Selector
 from wherry.errors import InputError
 from wherry_cli.client import ServerClient
-from wherry_cli.follow import Timeout, Watch, follow, now_utc
+from wherry_cli.follow import Timeout, Watch, follow
 from wherry_cli.inputs import checked
+from wherry_cli.looking import now_utc
 from wherry_cli.options import PackageRequest, takes_package_options
 from wherry_cli.output import Json, Output
 from wherry_cli.package import make_package

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.api import ReleaseView, RepositoryInfo
-from wherry_cli.follow import now_utc
+from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, fields, table
 from wherry_cli.session import confirm, connected
 from wherry_cli.settings import find_home

@@ -11,9 +11,11 @@ from rich.text import Text
 
 from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView
 from wherry_cli import watch
-from wherry_cli.follow import Timeout, Watch, follow, now_utc, rollout_table
+from wherry_cli.follow import Timeout, Watch, follow
 from wherry_cli.inputs import checked
+from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, table
+from wherry_cli.rollout_view import RolloutTable
 from wherry_cli.selectors import TO_HELP, parse_selector, selector_text
 from wherry_cli.session import confirm, connected
 from wherry_cli.words import ago
@@ -89,7 +91,7 @@ def show(rollout: Number, as_json: Json = False) -> None:
     out = Output(as_json)
     with connected() as client:
         view = client.rollout(rollout)
-    out.result(view, lambda: rollout_table(view, now_utc()))
+    out.result(view, lambda: RolloutTable(view, now_utc()))
 
 
 @app.command("watch")

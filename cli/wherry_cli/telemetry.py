@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.api import HostTelemetry, SlotTelemetry, TelemetrySummary
-from wherry_cli.follow import now_utc
+from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, table
 from wherry_cli.session import connected
 from wherry_cli.words import latency, parse_span, share

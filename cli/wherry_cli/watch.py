@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import datetime
 
 from wherry.api import RolloutTargetView, RolloutView
-from wherry.messages import DeploymentReport, GateResult, Problem
+from wherry.messages import DeploymentReport
 from wherry_cli.selectors import selector_text
-from wherry_cli.words import clause, duration, size
+from wherry_cli.words import printable, problem_text
 
 FINAL_TARGETS = frozenset({"committed", "rejected", "refused", "misfit", "superseded"})
 FAILED_TARGETS = frozenset({"rejected", "refused", "misfit"})
@@ -20,6 +20,7 @@ STATE_STYLES = {
     "pending": "dim", "assigned": "cyan", "running": "cyan", "rolling_back": "yellow",
     "completed": "green", "failed": "bold red", "aborted": "yellow", "paused": "yellow",
 }  # fmt: skip
+_RATE_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,75 +28,147 @@ class Row:
     """One device of a rollout as the table shows it.
 
     Attributes:
-        state: the target's state, or the deployment's phase while it runs.
-        gates: (name, passed) in the order they ran.
+        phase: of the deployment while it runs, else the target's state.
+        offline: the device is not there, although it has something to do.
+        rate: bytes a second of the download that runs.
+        gates: what each gate said, in the order they asked.
+        asking: kind of the gate that asks now.
+        elapsed: seconds since the attempt began, or that it took.
+        left: seconds until the download is likely to end, or the phase fails by itself.
         reason: why it is not running the release, empty when there is nothing to say.
     """
 
     device: str
     state: str
-    download: str
-    gates: tuple[tuple[str, bool], ...]
-    elapsed: str
-    reason: str
+    phase: str
+    offline: bool = False
+    fetched: int = 0
+    total: int = 0
+    rate: float | None = None
+    gates: tuple[tuple[str, bool], ...] = ()
+    asking: str = ""
+    elapsed: float | None = None
+    left: float | None = None
+    reason: str = ""
 
 
-def rows(view: RolloutView, now: datetime) -> list[Row]:
-    """The table of a rollout, one row a device, in the server's order."""
-    return [_row(target, now) for target in view.targets]
+class Rates:
+    """How fast each download goes, from what one look after the other saw."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, deque[tuple[datetime, int]]] = {}
+
+    def see(self, view: RolloutView, now: datetime) -> dict[str, float]:
+        """Bytes a second of every download that runs now, by device; over the last few changes."""
+        found = {}
+        before, self._seen = self._seen, {}
+        for target in view.targets:
+            deployment = target.deployment
+            if deployment is None or deployment.phase != "fetching":
+                continue
+            key = f"{target.device} {deployment.id}"
+            samples = self._seen[key] = before.get(key) or deque(maxlen=_RATE_SAMPLES)
+            if not samples or samples[-1][1] != deployment.fetched_bytes:
+                samples.append((now, deployment.fetched_bytes))
+            seconds = (now - samples[0][0]).total_seconds()
+            moved = samples[-1][1] - samples[0][1]
+            if moved > 0 and seconds > 0:
+                found[target.device] = moved / seconds
+        return found
 
 
-def pick(found: list[Row], limit: int) -> tuple[list[Row], int]:
-    """The rows that fit a screen, and how many are left out: those at work and those with a reason come first."""
-    if len(found) <= limit:
-        return found, 0
-    dull = FINAL_TARGETS | {"pending", "assigned"}
-    by_interest = sorted(range(len(found)), key=lambda index: (found[index].state in dull, not found[index].reason))
-    chosen = set(by_interest[:limit])
-    return [row for index, row in enumerate(found) if index in chosen], len(found) - limit
+def rows(view: RolloutView, now: datetime, rates: dict[str, float] | None = None) -> list[Row]:
+    """The table of a rollout, one row a device: trouble first, then what moves, then what waits, then what is done."""
+    found = [_row(target, now, (rates or {}).get(target.device)) for target in view.targets]
+    return sorted(found, key=_rank)
 
 
-def _row(target: RolloutTargetView, now: datetime) -> Row:
+def _rank(row: Row) -> int:
+    if row.state in FAILED_TARGETS or row.phase == "rolling_back" or row.reason:
+        return 0
+    order = {"running": 1, "assigned": 2, "pending": 3, "committed": 4}
+    return order.get(row.state, 5)
+
+
+def _row(target: RolloutTargetView, now: datetime, rate: float | None) -> Row:
     deployment = target.deployment
+    final = target.state in FINAL_TARGETS
+    offline = not final and not target.online
     if deployment is None:
-        return Row(target.device, target.state, "", (), "", _reason(target))
-    gates = tuple((gate.kind, gate.ok) for gate in deployment.gates)
-    elapsed = duration(_seconds(deployment, target.state in FINAL_TARGETS, now))
-    return Row(target.device, _state(target), _download(deployment), gates, elapsed, _reason(target))
+        return Row(target.device, target.state, target.state, offline, reason=reason_of(target))
+    running = target.state == "running"
+    return Row(
+        device=target.device,
+        state=target.state,
+        phase=deployment.phase if running else target.state,
+        offline=offline,
+        fetched=deployment.fetched_bytes,
+        total=deployment.total_bytes,
+        rate=rate,
+        gates=tuple((gate.kind, gate.ok) for gate in deployment.gates),
+        asking=(deployment.gate or "") if running else "",
+        elapsed=seconds_of(deployment, final, now),
+        left=_left(deployment, now, rate) if running else None,
+        reason=reason_of(target),
+    )
 
 
-def _state(target: RolloutTargetView) -> str:
-    if target.state == "running" and target.deployment is not None:
-        return target.deployment.phase
-    return target.state
+def _left(deployment: DeploymentReport, now: datetime, rate: float | None) -> float | None:
+    missing = deployment.total_bytes - deployment.fetched_bytes
+    if deployment.phase == "fetching" and rate and missing > 0:
+        return missing / rate
+    if deployment.deadline is not None:
+        return max((deployment.deadline - now).total_seconds(), 0.0)
+    return None
 
 
-def _download(deployment: DeploymentReport) -> str:
-    done, total = deployment.fetched_bytes, deployment.total_bytes
-    if not total:
-        return size(done) if done else ""
-    if done >= total:
-        return size(total)
-    return f"{size(done)} of {size(total)} ({100 * done // total} %)"
-
-
-def _seconds(deployment: DeploymentReport, final: bool, now: datetime) -> float:
+def seconds_of(deployment: DeploymentReport, final: bool, now: datetime) -> float:
+    """How long an attempt took, or has taken."""
     # A final report's own clock on both ends: the device's clock may differ from ours.
     until = deployment.updated if final else now
     return max((until - deployment.started).total_seconds(), 0.0)
 
 
-def _reason(target: RolloutTargetView) -> str:
+def reason_of(target: RolloutTargetView) -> str:
+    """Why a device does not run the release; empty when there is nothing to say."""
     problem = target.problem or (target.deployment.problem if target.deployment else None)
     if problem is not None and target.state != "committed":
         return problem_text(problem)
     failed = [gate for gate in target.deployment.gates if not gate.ok] if target.deployment else []
-    return f"{failed[0].kind}: {failed[0].detail}" if failed and target.state != "committed" else ""
+    return printable(f"{failed[0].kind}: {failed[0].detail}") if failed and target.state != "committed" else ""
 
 
-def problem_text(problem: Problem) -> str:
-    """A problem in one line."""
-    return f"{clause(problem.thing, problem.reason)}. {problem.fix}."
+def pick(found: list[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """The rows that fit a screen, and the others: trouble on top, but not so much that nothing else is seen."""
+    if len(found) <= count:
+        return found, []
+    trouble = sum(_rank(row) == 0 for row in found)
+    moving = sum(_rank(row) == 1 for row in found)
+    share = min(trouble, max((count + 1) // 2, count - moving))
+    shown = [*found[:share], *found[trouble:][: count - share]]
+    chosen = {row.device for row in shown}
+    return shown, [row for row in found if row.device not in chosen]
+
+
+def reasons(found: list[Row]) -> list[tuple[str, str]]:
+    """(devices, reason): each reason once, with the devices that give it."""
+    groups: dict[str, list[str]] = {}
+    for row in found:
+        if row.reason:
+            groups.setdefault(row.reason, []).append(row.device)
+    return [(_names(devices), reason) for reason, devices in groups.items()]
+
+
+def _names(devices: list[str]) -> str:
+    if len(devices) <= 2:
+        return ", ".join(devices)
+    return f"{devices[0]} and {len(devices) - 1} more"
+
+
+def rest(hidden: list[Row]) -> str:
+    """`… and 912 more: 112 committed, 800 pending`, for devices that do not fit the screen."""
+    counts = Counter(row.state for row in hidden)
+    return f"… and {len(hidden):,} more: {_count_text(counts, STATE_ORDER)}"
 
 
 def title(view: RolloutView) -> str:
@@ -105,14 +178,19 @@ def title(view: RolloutView) -> str:
 
 
 def summary(view: RolloutView) -> str:
-    """`running: 1 of 3 devices committed, 1 running, 1 rejected`."""
+    """`running: 1 of 3 devices committed, 1 running, 1 rejected`, and why the server paused or ended it."""
     counts = count_targets(view)
     total = sum(counts.values())
     if not total:
         return f"{view.state}: no device was selected"
-    others = [f"{counts[state]} {state}" for state in STATE_ORDER if state != "committed" and counts[state]]
     noun = "device" if total == 1 else "devices"
-    return ", ".join([f"{view.state}: {counts['committed']} of {total} {noun} committed", *others])
+    head = f"{view.state}: {counts['committed']:,} of {total:,} {noun} committed"
+    others = _count_text(counts, STATE_ORDER[1:])
+    return ", ".join(part for part in (head, others) if part) + (f"\n{view.reason}" if view.reason else "")
+
+
+def _count_text(counts: Counter[str], order: tuple[str, ...]) -> str:
+    return ", ".join(f"{counts[state]:,} {state}" for state in order if counts[state])
 
 
 def count_targets(view: RolloutView) -> Counter[str]:
@@ -130,66 +208,3 @@ def succeeded(view: RolloutView) -> bool:
     if view.state in ("failed", "aborted") or not view.targets:
         return False
     return not any(target.state in FAILED_TARGETS for target in view.targets)
-
-
-def news(before: RolloutView | None, after: RolloutView) -> list[str]:
-    """What happened between two looks, one line an event: for logs and pipes."""
-    lines = []
-    if before is None:
-        lines.append(title(after))
-    elif before.state != after.state and after.state not in ENDED_ROLLOUTS:
-        lines.append(f"rollout is {after.state}")
-    known = {target.device: target for target in before.targets} if before else {}
-    for target in after.targets:
-        lines.extend(f"{target.device}: {line}" for line in _target_news(known.get(target.device), target))
-    return lines
-
-
-def _target_news(before: RolloutTargetView | None, after: RolloutTargetView) -> list[str]:
-    lines = [*_phase_news(before, after), *_gate_news(before, after)]
-    if before is not None and before.state == after.state:
-        return lines
-    if after.state in FINAL_TARGETS:
-        return [*lines, _ending(after)]
-    return [after.state, *lines] if after.state != "running" else lines
-
-
-def _phase_news(before: RolloutTargetView | None, after: RolloutTargetView) -> list[str]:
-    deployment = after.deployment
-    if deployment is None:
-        return []
-    told = before.deployment if before else None
-    seen = len(told.phases) if told and told.id == deployment.id else 0
-    lines = []
-    for phase, _began in deployment.phases[seen:]:
-        if phase in FINAL_TARGETS:
-            continue
-        detail = f" {size(deployment.total_bytes)}" if phase == "fetching" and deployment.total_bytes else ""
-        lines.append(phase.replace("_", " ") + detail)
-    return lines
-
-
-def _gate_news(before: RolloutTargetView | None, after: RolloutTargetView) -> list[str]:
-    deployment = after.deployment
-    if deployment is None:
-        return []
-    told = before.deployment if before else None
-    seen = len(told.gates) if told and told.id == deployment.id else 0
-    return [gate_text(gate) for gate in deployment.gates[seen:]]
-
-
-def gate_text(gate: GateResult) -> str:
-    """`gate golden passed: worst error 2e-05 of 0.001 (0.4 s)`."""
-    verdict = "passed" if gate.ok else "FAILED"
-    return f"gate {gate.kind} {verdict}: {gate.detail} ({gate.seconds:.1f} s)"
-
-
-def _ending(target: RolloutTargetView) -> str:
-    reason = _reason(target)
-    if reason:
-        return f"{target.state}: {reason}"
-    if target.deployment is None:
-        return target.state
-    deployment = target.deployment
-    took = duration(_seconds(deployment, True, deployment.updated))
-    return f"{target.state} after {took}"

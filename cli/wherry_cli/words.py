@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 
 from wherry.errors import InputError
-from wherry.messages import ReleaseRef
+from wherry.messages import Problem, ReleaseRef
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _VERBS = frozenset(
@@ -18,14 +18,23 @@ _VERBS = frozenset(
 _SPAN = re.compile(r"(?P<count>[0-9]{1,6})(?P<unit>[smhd])")
 
 
+def _unit(count: int) -> tuple[int, str]:
+    for length, unit in ((1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")):
+        if count >= length:
+            return length, unit
+    return 1, "B"
+
+
 def size(count: int) -> str:
     """Bytes in decimal units: `1.6 MB`."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError("unreachable")
+    length, unit = _unit(count)
+    return f"{count} B" if length == 1 else f"{count / length:.1f} {unit}"
+
+
+def part_of(done: int, total: int) -> str:
+    """Bytes of bytes, in one unit: `1.2 of 3.4 MB`."""
+    length, unit = _unit(total)
+    return f"{done} of {total} B" if length == 1 else f"{done / length:.1f} of {total / length:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -112,3 +121,22 @@ def until(then: datetime, now: datetime) -> str:
     if seconds <= 0:
         return f"EXPIRED {ago(then, now)}"
     return f"expires in {duration(seconds)}"
+
+
+def rate_text(per_second: float | None) -> str:
+    """Bytes a second: `1.1 MB/s`."""
+    return f"{size(int(per_second))}/s" if per_second else ""
+
+
+def printable(text: str) -> str:
+    """Text of a device, safe for a terminal: what is not printable shows as its escape and does nothing."""
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text.expandtabs(4))
+
+
+def _escaped(sign: str) -> str:
+    return repr(sign)[1:-1]
+
+
+def problem_text(problem: Problem) -> str:
+    """A problem in one line."""
+    return printable(f"{clause(problem.thing, problem.reason)}. {problem.fix}.")

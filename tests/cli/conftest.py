@@ -53,6 +53,14 @@ class Answer:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def lines(self) -> list[Any]:
+        """A stream: one document a line. Empty when the output is something else."""
+        try:
+            return [json.loads(line) for line in self.out.splitlines()]
+        except ValueError:
+            return []
+
 
 @dataclass
 class State:
@@ -315,7 +323,7 @@ def wherry(home) -> Callable[..., Answer]:
         result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="wherry", **more)
         answer = Answer(result.exit_code, result.stdout, result.stderr)
         assert "Traceback" not in answer.out + answer.err
-        if "--json" in args:
+        if "--json" in args and not answer.lines:
             json.loads(answer.out)
         return answer
 

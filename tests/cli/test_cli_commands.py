@@ -184,8 +184,11 @@ def test_watching_a_bad_rollout_fails(operator, released, make):
     released.rollouts[1] = make.rollout(1, "vision", "2", "failed", targets=[bad])
     answer = operator("rollout", "watch", "1", "--json")
     assert answer.code == 1
-    assert answer.json["targets"][0]["state"] == "rejected"
-    assert "golden gate" in answer.err  # the story is still told, beside the result
+    assert [line["event"] for line in answer.lines] == ["rollout", "device", "end"]
+    assert answer.lines[1]["deployment"]["problem"]["reason"] == "golden gate"
+    end = answer.lines[-1]
+    assert (end["ok"], end["settled"], end["targets"][0]["state"]) == (False, True, "rejected")
+    assert "golden gate" in operator("rollout", "watch", "1").out
 
 
 def test_watching_nobody_is_a_failure(operator, released, make):
@@ -209,7 +212,7 @@ def test_ctrl_c_leaves_the_rollout_running(operator, released, make, monkeypatch
     def interrupt(_seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wherry_cli.follow.time.sleep", interrupt)
+    monkeypatch.setattr("wherry_cli.looking.time.sleep", interrupt)
     answer = operator("rollout", "watch", "1")
     assert answer.code == 130
     assert "rollout 1 goes on" in answer.err

@@ -138,7 +138,8 @@ def test_push_that_a_device_rejects_fails_and_says_why(owner, server, orders, ma
     server.script = [make.rollout(1, "vision", "2", "failed", targets=[bad])]
     answer = owner(*PUSH, "--watch", "--json")
     assert answer.code == 1
-    assert answer.json["rollout"]["targets"][0]["state"] == "rejected"
+    assert answer.lines[-1]["rollout"]["targets"][0]["state"] == "rejected"
+    assert answer.lines[-1]["published"]["version"] == "2"
 
 
 def test_push_a_ready_made_image(owner, orders):

@@ -64,7 +64,7 @@ def run(wherry):
     def run(*args, code=0):
         answer = wherry(*args, "--json")
         assert answer.code == code, answer.out + answer.err
-        return answer.json
+        return answer.lines[-1] if "watch" in args else answer.json
 
     return run
 

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from wherry_cli import watch
-from wherry_cli.follow import rollout_table
+from wherry_cli.news import changes, news
+from wherry_cli.rollout_view import RolloutTable
 
 
 @pytest.fixture
@@ -50,21 +51,52 @@ def mixed(make, golden_failed):
 
 
 def test_each_device_is_one_row(make, mixed):
-    shown = {row.device: row for row in watch.rows(mixed, make.started + timedelta(seconds=75))}
-    assert shown["edge-1"].state == "committed"
-    assert shown["edge-1"].elapsed == "3.2 s"  # of the device's own clock, not until now
+    shown = {row.device: row for row in watch.rows(mixed, make.started + timedelta(seconds=75), {"edge-3": 1_100_000})}
+    assert (shown["edge-1"].phase, shown["edge-1"].reason) == ("committed", "")
+    assert shown["edge-1"].elapsed == pytest.approx(3.2)  # of the device's own clock, not until now
     assert shown["edge-1"].gates == (("ready", True), ("golden", True))
-    assert shown["edge-1"].reason == ""
     assert shown["edge-2"].reason == "vision 2: the golden gate refused it. Correct the model."
-    assert (shown["edge-3"].state, shown["edge-3"].download) == ("fetching", "1.2 MB of 3.4 MB (35 %)")
-    assert shown["edge-3"].elapsed == "1 min 15 s"
-    assert (shown["edge-4"].state, shown["edge-4"].elapsed) == ("pending", "")
+    assert (shown["edge-3"].phase, shown["edge-3"].fetched, shown["edge-3"].total) == ("fetching", 1_200_000, 3_400_000)
+    assert (shown["edge-3"].elapsed, shown["edge-3"].left) == (75, 2)
+    assert (shown["edge-4"].phase, shown["edge-4"].elapsed) == ("pending", None)
     assert shown["nano-1"].reason == "vision 2 has no image for profile jetson-nano. Package it."
 
 
+def test_trouble_is_on_top_then_what_moves_then_what_waits(make, mixed):
+    order = [row.device for row in watch.rows(mixed, make.started)]
+    assert order == ["edge-2", "nano-1", "edge-3", "edge-4", "edge-1"]
+
+
 def test_a_clock_behind_shows_no_negative_time(make, mixed):
-    row = watch.rows(mixed, make.started - timedelta(hours=1))[2]
-    assert row.elapsed == "0.0 s"
+    early = make.started - timedelta(hours=1)
+    probing = make.deployment("edge-9", ["probing"], deadline=early - timedelta(seconds=1), gate="golden")
+    mixed.targets.append(make.target("edge-9", "running", probing))
+    shown = {row.device: row for row in watch.rows(mixed, early)}
+    assert shown["edge-3"].elapsed == 0
+    assert (shown["edge-9"].left, shown["edge-9"].asking) == (0, "golden")
+
+
+def test_seconds_left_come_from_the_deadline_where_nothing_is_fetched(make):
+    probing = make.deployment("edge-9", ["probing"], deadline=make.started + timedelta(seconds=30))
+    view = make.rollout(3, "vision", "2", targets=[make.target("edge-9", "running", probing)])
+    assert watch.rows(view, make.started + timedelta(seconds=12))[0].left == 18
+
+
+def test_the_rate_is_of_the_last_changes_and_falls_while_nothing_comes(make):
+    rates, told = watch.Rates(), []
+    for second, fetched in ((0, 0), (1, 100), (2, 300), (3, 300)):
+        report = make.deployment("edge-1", ["fetching"], fetched_bytes=fetched, total_bytes=1000)
+        view = make.rollout(3, "vision", "2", targets=[make.target("edge-1", "running", report)])
+        told.append(rates.see(view, make.started + timedelta(seconds=second)))
+    assert told == [{}, {"edge-1": 100}, {"edge-1": 150}, {"edge-1": 100}]
+    assert rates.see(make.rollout(3, "vision", "2", targets=[]), make.started) == {}
+
+
+def test_a_device_that_is_away_is_shown_as_such(make):
+    away = make.target("edge-1", "assigned")
+    here = make.target("edge-2", "assigned").model_copy(update={"online": True})
+    shown = watch.rows(make.rollout(3, "vision", "2", targets=[away, here]), make.started)
+    assert [row.offline for row in shown] == [True, False]
 
 
 def test_summary_counts_in_words(mixed):
@@ -111,7 +143,7 @@ def test_the_log_tells_each_event_once(make, golden_failed):
         view("running", early, "paused"),
         view("rejected", golden_failed, "completed"),
     ]
-    told = [watch.news(before, after) for before, after in zip([None, *looks], looks, strict=False)]
+    told = [news(before, after) for before, after in zip([None, *looks], looks, strict=False)]
     assert told == [
         ["Rollout 3: vision 2 to slot main of all devices", "edge-2: pending"],
         ["edge-2: assigned"],
@@ -133,34 +165,74 @@ def test_a_new_attempt_starts_its_story_again(make):
     second = make.deployment("edge-1", ["admitted"]).model_copy(update={"id": "edge-1-2"})
     before = make.rollout(3, "vision", "2", targets=[make.target("edge-1", "rejected", first)])
     after = make.rollout(3, "vision", "2", targets=[make.target("edge-1", "running", second)])
-    assert watch.news(before, after) == ["edge-1: admitted"]
+    assert news(before, after) == ["edge-1: admitted"]
 
 
-def test_on_a_small_screen_those_at_work_and_those_that_failed_come_first(make, mixed, golden_failed):
-    shown, hidden = watch.pick(watch.rows(mixed, make.started), 3)
-    assert ([row.device for row in shown], hidden) == (["edge-2", "edge-3", "nano-1"], 2)
-    assert watch.pick(shown, 3) == (shown, 0)
+def test_programs_get_what_changed(make):
+    def view(state, fetched, rollout="running"):
+        report = make.deployment("edge-2", ["fetching"], fetched_bytes=fetched)
+        targets = [make.target("edge-1", "pending"), make.target("edge-2", state, report)]
+        return make.rollout(3, "vision", "2", rollout, targets=targets)
+
+    first = changes(None, view("running", 1))
+    assert [(item["event"], item.get("device")) for item in first] == [
+        ("rollout", None), ("device", "edge-1"), ("device", "edge-2"),
+    ]  # fmt: skip
+    [moved] = changes(view("running", 1), view("running", 2))
+    assert (moved["device"], moved["deployment"]["fetched_bytes"]) == ("edge-2", 2)
+    assert changes(view("running", 2), view("running", 2)) == []
+    [paused] = changes(view("running", 2), view("running", 2, "paused"))
+    assert (paused["event"], paused["state"]) == ("rollout", "paused")
+
+
+def test_on_a_small_screen_trouble_leaves_room_for_what_moves(make):
+    problem = make.problem(code="fit", thing="vision 2", reason="does not fit", fix="Package it")
+    bad = [make.target(f"bad-{number}", "misfit", problem=problem) for number in range(9)]
+    busy = [make.target(f"busy-{number}", "running", make.deployment("b", ["fetching"])) for number in range(9)]
+    found = watch.rows(make.rollout(3, "vision", "2", targets=[*busy, *bad]), make.started)
+    shown, hidden = watch.pick(found, 5)
+    assert [row.device for row in shown] == ["bad-0", "bad-1", "bad-2", "busy-0", "busy-1"]
+    assert watch.rest(hidden) == "… and 13 more: 7 running, 6 misfit"
+    assert watch.pick(found, 18) == (found, [])
+    assert watch.reasons(found) == [("bad-0 and 8 more", "vision 2 does not fit. Package it.")]
+
+
+def drawn(table, width, height=None):
+    console = Console(width=width, height=height or 60, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (60, 10), (20, 5)])
+def test_the_table_keeps_to_the_terminal(make, width, height):
+    problem = make.problem(code="fit", thing="vision 2", reason="does not fit " + "x " * 100, fix="Package it")
+    targets = [make.target(f"bad-{number}", "misfit", problem=problem) for number in range(900)]
+    targets += [make.target(f"edge-{number}", "pending") for number in range(900)]
+    shown = drawn(RolloutTable(make.rollout(3, "vision", "2", targets=targets), make.started, height=height), width)
+    if width >= 80:
+        assert len(shown.splitlines()) <= height
+        assert "of 1,800 devices" in shown
+        assert "bad-0" in shown
 
 
 SNAPSHOT = """\
 Rollout 3: vision 2 to slot main of all devices
 
-DEVICE  STATE      DOWNLOAD                 GATES                   TIME
-edge-1  committed  3.4 MB                   ready ✓ golden ✓       3.2 s
-edge-2  rejected   10 B                     ready ✓ golden ✗       3.2 s
-edge-3  fetching   1.2 MB of 3.4 MB (35 %)                    1 min 15 s
-edge-4  pending
+DEVICE  PHASE            DOWNLOAD                         GATES             TIME   LEFT
+edge-2  rejected         10 B                             ✓ ✗ golden       3.2 s
 nano-1  misfit
+edge-3  fetching         ━━────── 1.2 of 3.4 MB 1.1 MB/s              1 min 15 s  ~ 2 s
+edge-4  pending offline
+edge-1  committed        3.4 MB                           ✓✓               3.2 s
   !  edge-2  vision 2: the golden gate refused it. Correct the model.
   !  nano-1  vision 2 has no image for profile jetson-nano. Package it.
 
-running: 1 of 5 devices committed, 1 running, 1 pending, 1 rejected, 1 misfit
+━━━━━━━━━━━━──────── running: 1 of 5 devices committed, 1 running, 1 pending, 1 rejected, 1 misfit
 """
 
 
 def test_the_table_as_it_stands_on_the_terminal(make, mixed):
-    console = Console(width=100, color_system=None, force_terminal=False)
-    with console.capture() as captured:
-        console.print(rollout_table(mixed, make.started + timedelta(seconds=75)))
-    shown = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
-    assert shown == SNAPSHOT
+    mixed.targets[2].online = True
+    table = RolloutTable(mixed, make.started + timedelta(seconds=75), {"edge-3": 1_100_000})
+    assert drawn(table, 100) == SNAPSHOT

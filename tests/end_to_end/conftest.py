@@ -59,7 +59,7 @@ class Fleet:
         done = self.lab.run(
             "wherry", "rollout", "start", MODEL, version, "--to", "all", "--watch", "--json", check=False
         )
-        found: dict[str, Any] = json.loads(done.stdout)["targets"][0]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["targets"][0]
         return found
 
     def start_rollout(self, version: str) -> int:
