@@ -59,7 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     cleanup = commands.add_parser("cleanup", help="remove this device's containers and routes; the agent must not run")
     cleanup.add_argument("--config", type=Path, help="settings instead of STATE/agent.toml")
     cleanup.set_defaults(command=_cleanup)
-    for command in (enroll, run, status, doctor, lock, unlock, cleanup):
+    uninstall = commands.add_parser("uninstall", help="remove everything of Wherry from this machine")
+    uninstall.add_argument("--config", type=Path, help="settings instead of STATE/agent.toml")
+    uninstall.add_argument("--yes", action="store_true", help="do not ask")
+    uninstall.add_argument("--keep-state", action="store_true", help="keep the state folder: identity and journal")
+    uninstall.set_defaults(command=_uninstall)
+    for command in (enroll, run, status, doctor, lock, unlock, cleanup, uninstall):
         command.add_argument(
             "--state",
             type=Path,
@@ -173,16 +178,34 @@ def _cleanup(options: argparse.Namespace) -> int:
     from wherry_agent.config import load_config
     from wherry_agent.identity_store import IdentityStore
     from wherry_agent.state_folder import only_agent
+    from wherry_agent.uninstall import clear_world
 
     config = load_config(options.state, options.config)
     with only_agent(options.state):
         identity = IdentityStore(options.state).load()
-        device = make_device(config, identity.device, identity.profile)
-        device.route.clear()
-        names = sorted(device.engine.observe())
-        for name in names:
-            device.engine.remove(name)
-    print(f"removed {len(names)} containers and the routes of {identity.device}")  # noqa: T201
+        count = clear_world(make_device(config, identity.device, identity.profile), [])
+    print(f"removed {count} containers and the routes of {identity.device}")  # noqa: T201
+    return 0
+
+
+def _uninstall(options: argparse.Namespace) -> int:
+    from wherry_agent.config import load_config
+    from wherry_agent.uninstall import uninstall
+
+    if not options.yes:
+        kept = "" if options.keep_state else f", and its identity in {options.state}"
+        print(f"This stops and removes what this device serves{kept}.")  # noqa: T201
+        try:
+            agreed = input("Remove it? [y/N] ").strip().lower() in ("y", "yes")
+        except EOFError:
+            agreed = False
+        if not agreed:
+            raise InputError("uninstall", "was not confirmed; nothing was changed", "Say y, or give --yes")
+
+    def say(words: str) -> None:
+        print(words)  # noqa: T201
+
+    uninstall(options.state, load_config(options.state, options.config), options.keep_state, say)
     return 0
 
 

@@ -137,6 +137,9 @@ def status_text(report: StateReport, running: bool) -> str:
     ]
     if report.problem:
         lines.append(f"problem: {_problem_text(report.problem)}")
+    if report.lock:
+        why = f": {report.lock.reason}" if report.lock.reason else ""
+        lines.append(f"swaps held off until {report.lock.expires:%F %T}Z by {report.lock.holder}{why}")
     if not report.slots:
         lines.append("no slots: nothing was assigned yet")
     for slot in report.slots:
@@ -148,7 +151,8 @@ def status_text(report: StateReport, running: bool) -> str:
 def _slot_lines(slot: SlotReport) -> list[str]:
     what = _release_text(slot.serving) if slot.serving else "nothing"
     health = ("healthy" if slot.healthy else "NOT healthy") if slot.serving else "DOWN" if slot.known_good else "empty"
-    lines = [f"slot {slot.slot} at 127.0.0.1:{slot.port}: serves {what}, {health}"]
+    since = f" since {slot.since:%F %T}Z" if slot.since else ""
+    lines = [f"slot {slot.slot} at 127.0.0.1:{slot.port}: serves {what}{since}, {health}"]
     if slot.known_good and slot.known_good != slot.serving:
         lines.append(f"  known-good: {_release_text(slot.known_good)}")
     if slot.desired and slot.desired != slot.serving:
@@ -160,7 +164,8 @@ def _slot_lines(slot: SlotReport) -> list[str]:
             if last.phase == "fetching" and last.total_bytes
             else ""
         )
-        lines.append(f"  last deployment {last.id}: {_release_text(last.release)} {last.phase}{progress}")
+        asked = f", asked by gate {last.gate}" if last.gate else ""
+        lines.append(f"  last deployment {last.id}: {_release_text(last.release)} {last.phase}{progress}{asked}")
         lines += [f"    gate {gate.kind}: {'passed' if gate.ok else 'FAILED'}, {gate.detail}" for gate in last.gates]
         if last.problem:
             lines.append(f"    reason: {_problem_text(last.problem)}")
