@@ -1,10 +1,14 @@
-"""HTTP connections: uvicorn's, with a deadline for a request's headers. Bodies have theirs in `bodies`."""
+"""HTTP connections: uvicorn's, with a deadline for a request's headers and one write an answer.
+
+Bodies have their deadline in `wherry_serving.bodies`.
+"""
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop, TimerHandle, Transport
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -15,6 +19,43 @@ _ANSWER = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n" % len(_TOO_SLOW)
 ) + _TOO_SLOW
+
+
+class OneWrite:
+    """A transport that sends the head of an answer together with its body: each write wakes the client once.
+
+    Args:
+        transport: the connection's.
+        answering: whether what is written now is the head of an answer, which more follows.
+    """
+
+    def __init__(self, transport: Any, answering: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._answering = answering
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, or hold what more follows."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif self._answering():
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send what is held: nothing more followed."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Send what is held and close."""
+        self.flush()
+        self._transport.close()
 
 
 class Connection(HttpToolsProtocol):
@@ -39,7 +80,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
-        super().connection_made(transport)
+        self._out = OneWrite(transport, lambda: self.cycle is not None and self.cycle.response_started)
+        super().connection_made(cast(Transport, self._out))
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -63,6 +105,11 @@ class Connection(HttpToolsProtocol):
         """The parser met the end of a request's headers."""
         self._in_headers = False
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer has been written."""
+        self._out.flush()
+        super().on_response_complete()
 
     def _watch(self) -> None:
         if not self._in_headers and self._deadline is not None:
