@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from wherry_server.dashboard.addresses import address, number_after
-from wherry_server.dashboard.audit_rows import audit_row
+from wherry_server.dashboard.audit_rows import audit_row, says, thing_kind
 from wherry_server.dashboard.frame import FrameDep, VisitorDep, page_router
 from wherry_server.store.audit_views import AuditFilter, audit_actions, audit_page
 
-PAGE = 100
+PAGE = 50
 Text = Annotated[str, Query(max_length=200)]
 
 
@@ -42,7 +42,7 @@ def _audit(
         "audit.html",
         nav="audit",
         entries=[audit_row(entry, now) for entry in page.items],
-        actions=actions,
+        actions=[(name, f"{says(name)} {thing_kind(name)}".strip()) for name in actions],
         filters=filters,
         filtered=any(filters.values()),
         first=address("/audit", filters) if after else "",

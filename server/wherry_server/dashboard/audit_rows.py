@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,26 +11,25 @@ from wherry.api import AuditEntry
 from wherry_server.dashboard import words
 
 _SAYS = {
-    "rollout.create": "started rollout",
-    "rollout.start": "resumed rollout",
-    "rollout.pause": "paused rollout",
-    "rollout.abort": "aborted rollout",
-    "rollout.retry": "retried rollout",
+    "rollout.create": "started",
+    "rollout.start": "resumed",
+    "rollout.failed": "noted the failure of",
+    "rollout.completed": "noted the end of",
     "repository.publish": "published metadata",
-    "token.create": "made API token",
-    "token.revoke": "revoked API token",
+    "token.create": "made",
     "enrol.token": "made an enrolment token for",
     "enrol": "enrolled",
     "enrol.refused": "was refused enrolment of",
     "renew": "renewed the certificate of",
-    "revoke": "revoked device",
     "unassign": "emptied a slot of",
     "retry": "let try again",
     "device.labels": "labelled",
-    "login": "logged in",
-    "login.refused": "was refused a login",
+    "login": "logged in to",
+    "login.refused": "was refused a login to",
 }
-_BAD = ("refused", "failed", "denied", "revoke", "abort")
+_VERBS = {"pause": "paused", "abort": "aborted", "retry": "retried", "revoke": "revoked"}
+_WARNED = ("refused", "failed", "revoke", "abort")
+_OF_DEVICE = re.compile(r"(device\..+|enrol(\..+)?|renew|revoke|unassign|retry|poll_now|logs|diagnose)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +56,52 @@ class AuditRow:
 
 def audit_row(entry: AuditEntry, now: datetime) -> AuditRow:
     """An entry as the page shows it."""
+    actor = entry.actor or "server"
+    kind = thing_kind(entry.action)
     return AuditRow(
         id=entry.id,
         at=f"{entry.at:%H:%M:%S}",
-        day=f"{entry.at:%Y-%m-%d}",
+        day=f"{entry.at.day} {entry.at:%B %Y}",
         age=words.age(entry.at, now),
-        actor=entry.actor or "server",
-        actor_link=f"/devices/{entry.actor.removeprefix('device ')}" if entry.actor.startswith("device ") else "",
-        says=_SAYS.get(entry.action, entry.action.replace(".", " ").replace("_", " ")),
+        actor=actor,
+        actor_link=link("device", actor.removeprefix("device ")) if actor.startswith("device ") else "",
+        says=says(entry.action),
         action=entry.action,
-        thing=entry.thing,
-        link=link(entry.action, entry.thing),
-        detail=entry.detail,
-        tone="warn" if any(word in entry.action for word in _BAD) else "quiet",
+        thing=f"{kind} {entry.thing}".strip(),
+        link=link(kind, entry.thing),
+        detail=_detail(entry.detail),
+        tone="warn" if any(word in entry.action for word in _WARNED) else "quiet",
     )
 
 
-_OF_DEVICE = re.compile(r"(device\..+|enrol(\..+)?|renew|revoke|unassign|retry|logs|diagnose)")
+def says(action: str) -> str:
+    """What was done, as one says it before the thing that it was done to."""
+    last = action.rpartition(".")[2]
+    return _SAYS.get(action) or _VERBS.get(last) or action.replace(".", " ").replace("_", " ")
 
 
-def link(action: str, thing: str) -> str:
+def thing_kind(action: str) -> str:
+    """What sort of thing an action is about; empty where its name says it."""
+    if action.startswith("rollout."):
+        return "rollout"
+    if action.startswith("token."):
+        return "API token"
+    return "device" if _OF_DEVICE.fullmatch(action) else ""
+
+
+def link(kind: str, thing: str) -> str:
     """Where a thing has a page; empty when it has none."""
-    if action.startswith("rollout.") and re.fullmatch(r"[0-9]{1,15}", thing):
+    if kind == "rollout" and re.fullmatch(r"[0-9]{1,15}", thing):
         return f"/rollouts/{thing}"
-    if _OF_DEVICE.fullmatch(action) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", thing):
+    if kind == "device" and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", thing):
         return f"/devices/{thing}"
     return ""
+
+
+def _detail(text: str) -> str:
+    """Labels come as JSON."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return ", ".join(f"{name}={value}" for name, value in found.items()) if isinstance(found, dict) else text

@@ -6,10 +6,9 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from wherry_server.dashboard.frame import HEADERS, FrameDep, VisitorDep, page_router
-from wherry_server.dashboard.model_rows import charts, model_card, version_rows
+from wherry_server.dashboard.model_rows import model_card, model_charts, version_rows
 from wherry_server.dashboard.model_verdict import verdict
 from wherry_server.store.model_views import model_in_field, models_in_field
 from wherry_server.store.release_views import release_page
@@ -63,4 +62,4 @@ def _charts(_visitor: VisitorDep, frame: FrameDep, model: str, window: Window = 
     length = WINDOWS.get(window, WINDOWS["day"])
     with frame.context.store.read() as session:
         series = telemetry_series(session, SeriesFilter(model=model), now - length, now, POINTS)
-    return JSONResponse({"charts": charts(series)}, headers=HEADERS)
+    return Response(model_charts(series).model_dump_json(), media_type="application/json", headers=HEADERS)

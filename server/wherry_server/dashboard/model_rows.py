@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from wherry.api import ReleaseView, TelemetrySeries, VersionSeries
 from wherry_server.dashboard import words
+from wherry_server.dashboard.charts import VERSION_TONES, Chart, Charts, Line
 from wherry_server.dashboard.model_verdict import asked, by_age, rate
 from wherry_server.store.model_views import ModelInField, VersionInField
 
-_LINES = ("accent", "warn", "busy", "quiet")
-"""Tones of the newest versions in a chart; more lines than this nobody tells apart."""
+ALARMING = 0.01
+"""Part of requests that fail from which on the number is shown as bad."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _errors(one: VersionInField, everybody: Sequence[VersionInField]) -> Bar:
     if not asked(one):
         return Bar(words.NOTHING, 0)
     worst, mine = max(other.error_rate or 0.0 for other in everybody), one.error_rate or 0.0
-    return Bar(rate(mine), words.percent(mine, worst), "bad")
+    return Bar(rate(mine), words.percent(mine, worst), "bad" if mine >= ALARMING else "warn")
 
 
 def _latency(value: int | None, everybody: Sequence[VersionInField]) -> Bar:
@@ -145,7 +146,7 @@ def model_card(found: ModelInField, seconds: int) -> ModelCard:
         requests=words.number(count),
         throughput=per_second(count, seconds) if count else words.NOTHING,
         errors=rate(found.failures / count) if count else words.NOTHING,
-        failing=found.failures > 0,
+        failing=count > 0 and found.failures / count >= ALARMING,
         p95=words.milliseconds(found.p95_us),
     )
 
@@ -160,32 +161,33 @@ def parts(counts: Sequence[tuple[str, int]]) -> list[Part]:
     return found
 
 
-def charts(series: TelemetrySeries) -> dict[str, dict[str, object]]:
-    """Latency, errors and throughput over time, a line a version, as static/charts.js draws them."""
+def model_charts(series: TelemetrySeries) -> Charts:
+    """Latency, errors and throughput of the whole fleet over time, a line a version."""
     shown = _compared(series)
-    marks = [[at, label] for at, label in series.swaps]
+    step = max(1, series.step)
 
-    def chart(unit: str, values: Callable[[VersionSeries], list[float | None]]) -> dict[str, object]:
-        lines = [
-            {"label": one.version, "tone": tone, "values": values(one)}
-            for one, tone in zip(reversed(shown), _LINES, strict=False)
-        ]
-        return {"times": series.times, "unit": unit, "lines": lines, "marks": marks}
+    def chart(unit: str, values: Callable[[VersionSeries], list[float | None]]) -> Chart:
+        newest_first = zip(reversed(shown), VERSION_TONES, strict=False)
+        lines = [Line(label=one.version, tone=tone, values=values(one)) for one, tone in newest_first]
+        return Chart(times=series.times, unit=unit, lines=lines)
 
-    return {
-        "latency": chart("ms", lambda one: [None if us is None else us / 1000 for us in one.p95_us]),
-        "errors": chart("%", lambda one: [_percent(*pair) for pair in zip(one.failures, one.requests, strict=True)]),
-        "throughput": chart(
-            "per s",
-            lambda one: [sum(pair) / max(1, series.step) for pair in zip(one.requests, one.failures, strict=True)],
-        ),
-    }
+    return Charts(
+        charts={
+            "latency": chart("ms", lambda one: [None if us is None else us / 1000 for us in one.p95_us]),
+            "errors": chart(
+                "%", lambda one: [_percent(*pair) for pair in zip(one.failures, one.requests, strict=True)]
+            ),
+            "throughput": chart(
+                "/s", lambda one: [sum(pair) / step for pair in zip(one.requests, one.failures, strict=True)]
+            ),
+        }
+    )
 
 
 def _compared(series: TelemetrySeries) -> list[VersionSeries]:
     """The newest versions of a series that were asked at all, oldest first."""
     used = [one for one in series.versions if any(one.requests) or any(one.failures)]
-    return sorted(used, key=lambda one: one.counter)[-len(_LINES) :]
+    return sorted(used, key=lambda one: one.counter)[-len(VERSION_TONES) :]
 
 
 def _percent(failures: int, requests: int) -> float | None:

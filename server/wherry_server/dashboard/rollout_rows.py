@@ -65,7 +65,7 @@ class TargetRow:
     """One device of a rollout.
 
     Attributes:
-        doing: what it does now, or how it ended.
+        doing: what it does now, or how long it took.
         percent: of the bytes to fetch; None when nothing is being fetched.
         gate: the health gate that asks now.
         left: seconds until the phase fails by itself.
@@ -160,7 +160,7 @@ def why(view: RolloutView) -> str:
     misfits = view.counts.get("misfit", 0)
     match view.state:
         case "failed" if failed:
-            return f"{devices(failed)} of {words.number(sum(view.counts.values()))} did not take it."
+            return f"{words.number(failed)} of {devices(sum(view.counts.values()))} did not take it."
         case "failed":
             return f"It fits none of the devices ({devices(misfits)} cannot run it)."
         case "paused":
@@ -253,10 +253,9 @@ def _doing(view: RolloutTargetView, report: DeploymentReport | None) -> str:
             return "has its assignment"
         case "running":
             return words.phase_words(report.phase) if report else "has begun"
-        case "misfit":
-            return "does not fit"
-        case _:
-            return view.state
+        case "committed" if report and report.phase == "committed":
+            return f"took {words.duration((report.updated - report.started).total_seconds())}"
+    return ""
 
 
 def _left(report: DeploymentReport, now: datetime) -> str:
