@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wherry import __version__
-from wherry.errors import Conflict, StoreError, WherryError
+from wherry.errors import ConfigError, Conflict, StoreError, WherryError
 from wherry_server.config import SETTINGS_FILE, ServerConfig, load_config, make_config, write_settings
 
 if TYPE_CHECKING:
@@ -200,22 +202,44 @@ def serve(config: ServerConfig) -> None:
     from wherry_server.link import ServerLink
     from wherry_server.schedule import catch_up, make_scheduler
 
-    bell = Bell()
-    context = make_context(config, bell)
-    link = ServerLink(context, broker_settings(context)) if config.link else None
-    scheduler = make_scheduler(context, link)
-    catch_up(context)
-    if link is not None:
-        bell.listener = link.wake
-        link.start()
-    scheduler.start()
-    try:
-        https_server(context).run()
-    finally:
-        scheduler.shutdown(wait=False)
+    # First of all: a second server must not touch the database, nor throw the first one off the broker.
+    with listen_on(config.bind, config.port) as listener:
+        bell = Bell()
+        context = make_context(config, bell)
+        link = ServerLink(context, broker_settings(context)) if config.link else None
+        scheduler = make_scheduler(context, link)
+        catch_up(context)
         if link is not None:
-            link.stop()
-        context.store.close()
+            bell.listener = link.wake
+            context.line.wire = link
+            link.start()
+        scheduler.start()
+        try:
+            https_server(context).run(sockets=[listener])
+        finally:
+            scheduler.shutdown(wait=False)
+            if link is not None:
+                link.stop()
+            context.store.close()
+
+
+def listen_on(bind: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        Conflict: another program listens there.
+        ConfigError: this machine cannot listen there.
+    """
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    try:
+        return socket.create_server((bind, port), family=family, backlog=2048)
+    except OSError as error:
+        thing = f"port {port} of {bind}"
+        if error.errno == errno.EADDRINUSE:
+            fix = "Stop what listens there (another wherry-server?), or change `port` in server.toml"
+            raise Conflict(thing, "is in use", fix) from error
+        reason = f"cannot be listened on: {error.strerror or error}"
+        raise ConfigError(thing, reason, "Correct `bind` and `port` in server.toml") from error
 
 
 def broker_settings(context: Context) -> BrokerSettings:

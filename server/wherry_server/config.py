@@ -30,6 +30,7 @@ class ServerConfig(BaseModel):
         database_url: SQLAlchemy URL; SQLite in `data` by default.
         device_days: life of a device certificate.
         renew_grace_days: how long after its expiry a device may still renew.
+        answer_seconds: how long to wait for a device's answer to a question.
         presence_stale_seconds: a device that sends nothing for so long counts as offline.
         telemetry_days: how long telemetry is kept.
         history_days: how long ended deployments and the audit trail are kept.
@@ -52,6 +53,7 @@ class ServerConfig(BaseModel):
     database_url: str = ""
     device_days: int = Field(default=7, ge=1, le=397)
     renew_grace_days: int = Field(default=90, ge=0, le=3650)
+    answer_seconds: float = Field(default=10.0, gt=0, le=120)
     presence_stale_seconds: int = Field(default=180, ge=30)
     telemetry_days: int = Field(default=14, ge=1, le=3650)
     history_days: int = Field(default=365, ge=1, le=3650)

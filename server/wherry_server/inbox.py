@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
 
 from wherry.topics import Kind, Topic
@@ -23,7 +24,7 @@ class Inbox:
     def __init__(self, telemetry_limit: int = TELEMETRY_LIMIT) -> None:
         self._limit = telemetry_limit
         self._newest: OrderedDict[Topic, bytes] = OrderedDict()
-        self._batches: deque[tuple[Topic, bytes]] = deque()
+        self._batches: deque[tuple[Topic, bytes, float]] = deque()
         self._ready = threading.Condition()
         self._closed = False
         self.refused = 0
@@ -34,7 +35,7 @@ class Inbox:
             if topic.kind is not Kind.TELEMETRY:
                 self._newest[topic] = payload
             elif len(self._batches) < self._limit:
-                self._batches.append((topic, payload))
+                self._batches.append((topic, payload, time.monotonic()))
             else:
                 self.refused += 1
                 return
@@ -47,7 +48,18 @@ class Inbox:
                 self._ready.wait()
             if self._closed:
                 return None
-            return self._newest.popitem(last=False) if self._newest else self._batches.popleft()
+            return self._newest.popitem(last=False) if self._newest else self._batches.popleft()[:2]
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait."""
+        return len(self._newest) + len(self._batches)
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long the oldest telemetry has waited."""
+        with self._ready:
+            return time.monotonic() - self._batches[0][2] if self._batches else 0.0
 
     def close(self) -> None:
         """Let the reader end."""

@@ -61,7 +61,7 @@ class ServerLink:
         self._stopping = threading.Event()
         self._since: float | None = None
         self._client = MqttClient(
-            settings, self._inbox.put, self._on_connected, self._on_disconnected, [EVERY_DEVICE_UP]
+            settings, self._received, self._on_connected, self._on_disconnected, [EVERY_DEVICE_UP]
         )
         self._threads = [
             threading.Thread(target=self._handle_all, name="link-in", daemon=True),
@@ -97,6 +97,44 @@ class ServerLink:
         """For how long the connection has stood; 0 without one."""
         since = self._since
         return time.monotonic() - since if since is not None and self._client.connected else 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Messages that came and are not handled yet."""
+        return self._inbox.waiting
+
+    @property
+    def refused(self) -> int:
+        """Telemetry batches refused because too many waited; their devices send them again."""
+        return self._inbox.refused
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long the oldest telemetry that waits has waited."""
+        return self._inbox.lag_seconds
+
+    def publish(self, topic: Topic, payload: bytes) -> bool:
+        """Send at once, without the outbox; False when it cannot be queued."""
+        return self._client.publish(topic, payload)
+
+    def _received(self, topic: Topic, payload: bytes) -> None:
+        if topic.kind is Kind.REPLY:
+            self._answer(topic, payload)
+        else:
+            self._inbox.put(topic, payload)
+
+    def _answer(self, topic: Topic, payload: bytes) -> None:
+        """Somebody waits for a reply, so it does not queue up behind the database."""
+        if not self._context.questions.expects(topic.device):
+            _log.info("a reply on %s came too late, or nobody asked", topic)
+            return
+        try:
+            reply = read_message(topic, payload)
+        except WherryError as error:
+            _log.warning("message on %s was not used: %s", topic, error)
+            return
+        if isinstance(reply, LogsReply | DiagnoseReply):
+            self._context.questions.take(reply)
 
     def _on_connected(self) -> None:
         _log.info("connected to the broker")

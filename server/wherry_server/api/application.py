@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from wherry import __version__
-from wherry_server.api import devices, errors, releases, rollouts, telemetry
+from wherry_server.api import devices, errors, install, metrics, operators, releases, rollouts, telemetry
 from wherry_server.api.limits import BodyLimit
 from wherry_server.services.context import Context
 
@@ -15,6 +15,7 @@ _TAGS = [
     {"name": "releases", "description": "What the owner signed."},
     {"name": "rollouts", "description": "A release brought to a selection of devices."},
     {"name": "telemetry", "description": "How models infer."},
+    {"name": "operators", "description": "Who may do what, and who did."},
 ]
 
 
@@ -41,10 +42,13 @@ def create_api(context: Context) -> FastAPI:
 
     for router in (
         devices.enrolment_router,
+        install.router,
         devices.router,
         releases.router,
         rollouts.router,
         telemetry.router,
+        operators.router,
+        metrics.router,
     ):
         app.include_router(router)
     return app

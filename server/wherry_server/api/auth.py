@@ -54,7 +54,13 @@ async def _operator_or_device(request: Request, context: ContextDep) -> Operator
     return await _operator(request, context, None)
 
 
+async def _acting(operator: Annotated[Operator, Depends(_operator)], context: ContextDep) -> Context:
+    return context.acting_as(operator.name)
+
+
 OperatorDep = Annotated[Operator, Depends(_operator)]
+ActingDep = Annotated[Context, Depends(_acting)]
+"""The server's parts for an operator, whose name the audit trail shows; a route that takes it needs a token."""
 DeviceDep = Annotated[Caller, Depends(_device)]
 AnyoneDep = Annotated[Operator | Caller, Depends(_operator_or_device)]
 NeedsOperator = Depends(_operator)

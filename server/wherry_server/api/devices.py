@@ -11,20 +11,24 @@ from wherry.api import (
     DeviceChange,
     DevicePage,
     DeviceView,
+    DiagnoseAnswer,
     EnrolReply,
     EnrolRequest,
+    LogsAnswer,
+    LogsQuestion,
     RenewRequest,
     TokenCreated,
     TokenRequest,
 )
 from wherry.errors import NotAllowed
-from wherry.identity import Digest, SlotName
-from wherry_server.api.auth import AnyoneDep, ContextDep, DeviceDep, NeedsOperator
+from wherry.identity import Digest, ModelName, ModelVersion, SlotName
+from wherry_server.api.auth import ActingDep, AnyoneDep, ContextDep, DeviceDep, NeedsOperator
 from wherry_server.api.params import After, DevicePath, Limit, label_conditions
-from wherry_server.services import assignments, enrolment
+from wherry_server.services import assignments, enrolment, questions
 from wherry_server.services.devices import change_labels
 from wherry_server.services.enrolment import Caller
-from wherry_server.store import views
+from wherry_server.store import device_views
+from wherry_server.store.device_views import DeviceState
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 enrolment_router = APIRouter(prefix="/v1", tags=["enrolment"])
@@ -37,8 +41,8 @@ class RetryRequest(BaseModel):
     digest: Digest
 
 
-@enrolment_router.post("/tokens", summary="Make a single-use enrolment token", dependencies=[NeedsOperator])
-def create_token(request: TokenRequest, context: ContextDep) -> TokenCreated:
+@enrolment_router.post("/tokens", summary="Make a single-use enrolment token")
+def create_token(request: TokenRequest, context: ActingDep) -> TokenCreated:
     """The secret is shown once; the server keeps its hash."""
     return enrolment.create_enrol_token(context, request)
 
@@ -69,29 +73,34 @@ def list_devices(
     profile: Annotated[str | None, Query(max_length=64)] = None,
     label: Annotated[list[str], Query(max_length=20, description="NAME=VALUE; all given must hold")] = [],  # noqa: B006
     online: bool | None = None,
+    state: DeviceState | None = None,
+    search: Annotated[str, Query(max_length=64, description="Part of the id")] = "",
+    model: Annotated[ModelName | None, Query(description="What a slot serves now")] = None,
+    version: Annotated[ModelVersion | None, Query(description="What a slot serves now")] = None,
 ) -> DevicePage:
-    """By id, a page at a time."""
-    wanted = views.DeviceFilter(profile, online, label_conditions(label))
+    """By id, a page at a time; all conditions given must hold."""
+    labels = label_conditions(label)
+    wanted = device_views.DeviceFilter(profile, online, labels, state, search, model, version)
     with context.store.read() as session:
-        return views.device_page(session, after, limit, wanted)
+        return device_views.device_page(session, after, limit, wanted)
 
 
 @router.get("/devices/{device}", summary="One device", dependencies=[NeedsOperator])
 def get_device(device: DevicePath, context: ContextDep) -> DeviceView:
     """What is desired of it, what it reports, and where they differ."""
     with context.store.read() as session:
-        return views.device_view(session, device)
+        return device_views.device_view(session, device)
 
 
-@router.patch("/devices/{device}", summary="Replace a device's labels", dependencies=[NeedsOperator])
-def patch_device(device: DevicePath, change: DeviceChange, context: ContextDep) -> DeviceView:
+@router.patch("/devices/{device}", summary="Replace a device's labels")
+def patch_device(device: DevicePath, change: DeviceChange, context: ActingDep) -> DeviceView:
     """The labels given replace all that it had."""
     change_labels(context, device, change.labels)
     return get_device(device, context)
 
 
-@router.delete("/devices/{device}", summary="Revoke a device", status_code=204, dependencies=[NeedsOperator])
-def revoke_device(device: DevicePath, context: ContextDep) -> None:
+@router.delete("/devices/{device}", summary="Revoke a device", status_code=204)
+def revoke_device(device: DevicePath, context: ActingDep) -> None:
     """No renewal, no signed requests, a deny rule at the broker. A new token brings it back."""
     enrolment.revoke(context, device)
 
@@ -104,21 +113,31 @@ def get_assignment(device: DevicePath, caller: AnyoneDep, context: ContextDep) -
     return Response(assignments.current_assignment(context, device), media_type="application/json")
 
 
-@router.post("/devices/{device}/poll", summary="Have a device poll now", status_code=202, dependencies=[NeedsOperator])
-def poll_device(device: DevicePath, context: ContextDep) -> None:
+@router.post("/devices/{device}/poll", summary="Have a device poll now", status_code=202)
+def poll_device(device: DevicePath, context: ActingDep) -> None:
     """Asks over MQTT; the device fetches its assignment over HTTPS."""
     assignments.poll_now(context, device)
 
 
-@router.post(
-    "/devices/{device}/retry", summary="Try a rejected image again", status_code=202, dependencies=[NeedsOperator]
-)
-def retry_device(device: DevicePath, request: RetryRequest, context: ContextDep) -> None:
+@router.post("/devices/{device}/retry", summary="Try a rejected image again", status_code=202)
+def retry_device(device: DevicePath, request: RetryRequest, context: ActingDep) -> None:
     """The device forgets the rejection and gets its assignment anew."""
     assignments.retry(context, device, request.slot, request.digest)
 
 
-@router.delete("/devices/{device}/slots/{slot}", summary="Empty a slot", status_code=204, dependencies=[NeedsOperator])
-def unassign_slot(device: DevicePath, slot: SlotName, context: ContextDep) -> None:
+@router.delete("/devices/{device}/slots/{slot}", summary="Empty a slot", status_code=204)
+def unassign_slot(device: DevicePath, slot: SlotName, context: ActingDep) -> None:
     """A new assignment without the slot; the device stops and removes what runs there."""
     assignments.unassign(context, device, slot)
+
+
+@router.post("/devices/{device}/logs", summary="What a slot's container wrote", dependencies=[NeedsOperator])
+async def ask_logs(device: DevicePath, question: LogsQuestion, context: ContextDep) -> LogsAnswer:
+    """Asks the device and waits some seconds; 504 when it says nothing. To follow, ask on with `since`."""
+    return await questions.ask_logs(context, device, question)
+
+
+@router.post("/devices/{device}/diagnose", summary="Have a device examine itself", dependencies=[NeedsOperator])
+async def ask_diagnose(device: DevicePath, context: ContextDep) -> DiagnoseAnswer:
+    """Asks the device and waits some seconds; 504 when it says nothing."""
+    return await questions.ask_diagnose(context, device)

@@ -26,6 +26,7 @@ from wherry.errors import (
     WherryError,
 )
 from wherry.messages import Problem
+from wherry_server.services.questions import NoAnswer
 
 _log = logging.getLogger(__name__)
 _STATUS: tuple[tuple[type[WherryError], int], ...] = (
@@ -57,6 +58,8 @@ def status_of(error: WherryError) -> int:
         return 401
     if isinstance(error, TooLarge):
         return 413
+    if isinstance(error, NoAnswer):
+        return 504
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query, Response
 
 from wherry.api import OnlineKeys, ReleasePage, ReleaseView, RepositoryInfo, RepositoryUpload
 from wherry.identity import ModelName, ModelVersion
-from wherry_server.api.auth import ContextDep, NeedsOperator
+from wherry_server.api.auth import ActingDep, ContextDep, NeedsOperator
 from wherry_server.api.params import After, Limit
 from wherry_server.services import repository
-from wherry_server.store import views
+from wherry_server.store import release_views
 
 router = APIRouter(prefix="/v1", tags=["releases"])
 
@@ -28,8 +28,8 @@ def get_repository(context: ContextDep) -> RepositoryInfo:
     return repository.repository_info(context)
 
 
-@router.post("/repository", summary="Publish the owner's metadata", dependencies=[NeedsOperator])
-def post_repository(upload: RepositoryUpload, context: ContextDep) -> RepositoryInfo:
+@router.post("/repository", summary="Publish the owner's metadata")
+def post_repository(upload: RepositoryUpload, context: ActingDep) -> RepositoryInfo:
     """All files are checked and stored, or none; the timestamp is signed in the same transaction."""
     return repository.publish(context, upload)
 
@@ -51,11 +51,11 @@ def list_releases(
 ) -> ReleasePage:
     """Newest first."""
     with context.store.read() as session:
-        return views.release_page(session, after, limit, model)
+        return release_views.release_page(session, after, limit, model)
 
 
 @router.get("/releases/{model}/{version}", summary="One release", dependencies=[NeedsOperator])
 def get_release(model: ModelName, version: ModelVersion, context: ContextDep) -> ReleaseView:
     """With its images by device profile."""
     with context.store.read() as session:
-        return views.release_view(session, model, version)
+        return release_views.release_view(session, model, version)

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from wherry.api import DeploymentPage, RolloutPage, RolloutRequest, RolloutView
-from wherry.identity import DeviceId
-from wherry_server.api.auth import ContextDep, NeedsOperator
+from wherry.api import DeploymentPage, RolloutPage, RolloutRequest, RolloutState, RolloutView
+from wherry.identity import DeviceId, ModelName, ModelVersion, SlotName
+from wherry.messages import Phase
+from wherry_server.api.auth import ActingDep, ContextDep, NeedsOperator
 from wherry_server.api.params import After, Limit, number_after
 from wherry_server.services import rollouts
-from wherry_server.store import views
+from wherry_server.store import rollout_views
 
 router = APIRouter(prefix="/v1", tags=["rollouts"], dependencies=[NeedsOperator])
 RolloutId = Annotated[int, Path(ge=1, le=2**53)]
@@ -28,14 +29,20 @@ class Verb(StrEnum):
 
 
 @router.get("/rollouts", summary="List rollouts")
-def list_rollouts(context: ContextDep, after: After = "", limit: Limit = 50) -> RolloutPage:
+def list_rollouts(
+    context: ContextDep,
+    after: After = "",
+    limit: Limit = 50,
+    state: RolloutState | None = None,
+    model: Annotated[ModelName | None, Query()] = None,
+) -> RolloutPage:
     """Newest first, with the number of devices by state."""
     with context.store.read() as session:
-        return views.rollout_page(session, number_after(after), limit)
+        return rollout_views.rollout_page(session, number_after(after), limit, state, model)
 
 
 @router.post("/rollouts", summary="Roll a release out", status_code=201)
-def create_rollout(request: RolloutRequest, context: ContextDep) -> RolloutView:
+def create_rollout(request: RolloutRequest, context: ActingDep) -> RolloutView:
     """To the devices that the selector chooses now. A newer rollout takes over the slot from older ones."""
     return get_rollout(rollouts.create_rollout(context, request), context)
 
@@ -44,11 +51,11 @@ def create_rollout(request: RolloutRequest, context: ContextDep) -> RolloutView:
 def get_rollout(rollout: RolloutId, context: ContextDep) -> RolloutView:
     """With every device, its deployment and the reason when it failed."""
     with context.store.read() as session:
-        return views.rollout_view(session, rollout)
+        return rollout_views.rollout_view(session, rollout)
 
 
 @router.post("/rollouts/{rollout}/{verb}", summary="Start, pause, abort or retry a rollout")
-def change_rollout(rollout: RolloutId, verb: Verb, context: ContextDep) -> RolloutView:
+def change_rollout(rollout: RolloutId, verb: Verb, context: ActingDep) -> RolloutView:
     """Pause and abort leave devices alone that have their assignment; retry sends failed devices once more."""
     rollouts.change_rollout(context, rollout, verb.value)
     return get_rollout(rollout, context)
@@ -60,7 +67,11 @@ def list_deployments(
     device: Annotated[DeviceId | None, Query()] = None,
     after: After = "",
     limit: Limit = 50,
+    model: Annotated[ModelName | None, Query()] = None,
+    version: Annotated[ModelVersion | None, Query()] = None,
+    slot: Annotated[SlotName | None, Query()] = None,
+    phase: Phase | None = None,
 ) -> DeploymentPage:
-    """The latest change first."""
+    """The latest change first, each with what its gates found."""
     with context.store.read() as session:
-        return views.deployment_page(session, device, after, limit)
+        return rollout_views.deployment_page(session, device, after, limit, model, version, slot, phase)

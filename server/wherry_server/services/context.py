@@ -15,7 +15,7 @@ from wherry.profile import DeviceProfile
 from wherry_server.config import ServerConfig
 from wherry_server.pki import Authority
 from wherry_server.services.changes import AUDIT, Changes
-from wherry_server.services.wire import Line
+from wherry_server.services.wire import Line, Questions
 from wherry_server.signing import OnlineSigner
 from wherry_server.store.database import Store
 from wherry_server.store.schema import Audit
@@ -38,6 +38,7 @@ class Context:
         actor: for whom it is done, as the audit trail says it.
         changes: the bell for those who show something live; rung after the commit.
         line: the link to the devices, once there is one.
+        questions: those that wait for a device's answer.
     """
 
     config: ServerConfig
@@ -50,6 +51,7 @@ class Context:
     actor: str = SERVER
     changes: Changes = field(default_factory=Changes)
     line: Line = field(default_factory=Line)
+    questions: Questions = field(default_factory=Questions)
 
     def acting_as(self, actor: str) -> Self:
         """The same parts, for somebody: name of an API token, `device ID`, or `server`."""

@@ -1,11 +1,20 @@
-"""The link to the devices as use cases see it."""
+"""The link to the devices as use cases see it, and the questions that wait for an answer over it."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
+from wherry.errors import Conflict
+from wherry.questions import DiagnoseReply, LogsReply
 from wherry.topics import Topic
+
+MAX_PENDING = 100
+Reply = LogsReply | DiagnoseReply
+_log = logging.getLogger(__name__)
 
 
 class Wire(Protocol):
@@ -36,3 +45,66 @@ class Line:
     """Holds the wire once the link is made: the link needs the use cases, and these need the link."""
 
     wire: Wire | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    device: str
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[Reply]
+
+
+class Questions:
+    """Questions that wait for their answer; bounded.
+
+    Args:
+        limit: how many may wait at a time.
+    """
+
+    def __init__(self, limit: int = MAX_PENDING) -> None:
+        self._limit = limit
+        self._pending: dict[str, _Pending] = {}
+        self._lock = threading.Lock()
+
+    def expects(self, device: str) -> bool:
+        """Whether a question to a device waits; whatever it says otherwise need not be read."""
+        with self._lock:
+            return any(pending.device == device for pending in self._pending.values())
+
+    def expect(self, device: str, question: str) -> asyncio.Future[Reply]:
+        """The future answer of a device to a question; `forget` it when done.
+
+        Raises:
+            Conflict: too many wait.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Reply] = loop.create_future()
+        with self._lock:
+            if len(self._pending) >= self._limit:
+                raise Conflict("questions to devices", f"are {self._limit} already that wait", "Ask again in a while")
+            self._pending[question] = _Pending(device, loop, answer)
+        return answer
+
+    def forget(self, question: str) -> None:
+        """Nobody waits any longer."""
+        with self._lock:
+            self._pending.pop(question, None)
+
+    def take(self, reply: Reply) -> bool:
+        """A device answered, told from any thread; whether somebody waited for it."""
+        with self._lock:
+            pending = self._pending.get(reply.id)
+            if pending is None or pending.device != reply.device:
+                pending = None
+            else:
+                del self._pending[reply.id]
+        if pending is None:
+            _log.info("a reply of %s to question %s came too late, or nobody asked", reply.device, reply.id)
+            return False
+        pending.loop.call_soon_threadsafe(_settle, pending.answer, reply)
+        return True
+
+
+def _settle(answer: asyncio.Future[Reply], reply: Reply) -> None:
+    if not answer.done():
+        answer.set_result(reply)
