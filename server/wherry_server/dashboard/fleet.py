@@ -281,7 +281,7 @@ def make_tiles(counts: FleetCounts, query: FleetQuery) -> list[Tile]:
             chosen=query.state == name,
         )
         for name, count, title, shade in numbers
-        if count or name not in ("locked",)
+        if count or name != "locked"
     ]
 
 

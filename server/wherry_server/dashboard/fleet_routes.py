@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from wherry.api import SlotTelemetry
 from wherry_server.dashboard import fleet
-from wherry_server.dashboard.frame import FrameDep, VisitorDep, page_router
+from wherry_server.dashboard.frame import FrameDep, page_router
 from wherry_server.services.context import Context
 from wherry_server.store import rollout_views
 from wherry_server.store.device_views import device_facets, device_listing, fleet_counts
@@ -31,7 +31,6 @@ def fleet_routes() -> APIRouter:
 
 def _fleet(
     request: Request,
-    visitor: VisitorDep,
     frame: FrameDep,
     q: Annotated[str, Query(max_length=64)] = "",
     state: Annotated[str, Query(max_length=16)] = "",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ValidationError
 
 from wherry import __version__
 from wherry.errors import AdapterError, Conflict, InputError, NotAllowed, NotFound, WherryError
@@ -45,6 +46,7 @@ _STATUS: tuple[tuple[type[WherryError], int], ...] = (
     (InputError, 422),
     (AdapterError, 503),
 )
+_Fields = TypeVar("_Fields", bound=BaseModel)
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -137,11 +139,6 @@ class _PageRoute(APIRoute):
         return handle_page
 
 
-def page_router() -> APIRouter:
-    """A router for pages."""
-    return APIRouter(include_in_schema=False, route_class=_PageRoute)
-
-
 def get_frame(request: Request) -> Frame:
     """The frame of this application."""
     frame: Frame = request.app.state.frame
@@ -160,7 +157,13 @@ def _visitor(request: Request, frame: FrameDep) -> Operator:
 
 
 VisitorDep = Annotated[Operator, Depends(_visitor)]
-"""Who looks at a page; without a session the login comes first."""
+"""Who looks at a page."""
+
+
+def page_router(needs_session: bool = True) -> APIRouter:
+    """A router for pages; without a session the login comes first, unless told otherwise."""
+    needs = [Depends(_visitor)] if needs_session else []
+    return APIRouter(include_in_schema=False, route_class=_PageRoute, dependencies=needs)
 
 
 def check_origin(request: Request) -> None:
@@ -193,6 +196,20 @@ async def _read_form(request: Request) -> dict[str, str]:
 
 FormDep = Annotated[dict[str, str], Depends(_read_form)]
 """The fields of a form; of several values of a name the first."""
+
+
+def read_fields(kind: type[_Fields], form: Mapping[str, str]) -> _Fields:
+    """A form's fields as a model.
+
+    Raises:
+        InputError: a field is missing or wrong.
+    """
+    try:
+        return kind.model_validate(form)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "form"
+        raise InputError(f"field {where}", first["msg"], "Go back to the page and use its form") from error
 
 
 def local_path(address: str) -> str:

@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from wherry.errors import Conflict
-from wherry_server.dashboard.frame import HEADERS, Frame, FrameDep, VisitorDep, page_router
+from wherry_server.dashboard.frame import HEADERS, Frame, FrameDep, page_router
 
 GAP_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
@@ -32,7 +32,6 @@ def live_routes() -> APIRouter:
 
 async def _live(
     request: Request,
-    visitor: VisitorDep,
     frame: FrameDep,
     watch: Annotated[list[str], Query(max_length=150)],
 ) -> StreamingResponse:

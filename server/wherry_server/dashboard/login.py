@@ -14,7 +14,7 @@ from wherry_server.services.access import login
 
 def login_routes() -> APIRouter:
     """`/login`, `/logout`."""
-    router = page_router()
+    router = page_router(needs_session=False)
     router.add_api_route("/login", _form, methods=["GET"])
     router.add_api_route("/login", _login, methods=["POST"])
     router.add_api_route("/logout", _logout, methods=["POST"])
