@@ -90,7 +90,7 @@ def answer_parent(asked: type[Asked], work: Callable[[Asked], BaseModel]) -> int
     try:
         reply: Any = work(order)
     except WherryError as error:
-        known = next((kind.code for kind in type(error).__mro__ if getattr(kind, "code", "") in _RAISED), "input")
+        known = next((code for code, kind in _RAISED.items() if type(error) is kind), InputError.code)
         reply = Failure(failed=known, thing=error.thing, reason=error.reason, fix=error.fix)
     with answer:
         answer.write(reply.model_dump_json(by_alias=True))

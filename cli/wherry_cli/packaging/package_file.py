@@ -16,11 +16,46 @@ PACKAGE_SCHEMA = 1
 PACKAGE_FILE_NAME = "package.json"
 PACKAGE_LIMIT = 4 * 1024 * 1024
 
-LayerKind = Literal["base", "runtime", "serving", "model", "golden", "other"]
+LayerKind = Literal["base", "runtime", "serving", "picture", "page", "model", "golden", "other"]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class ModelFigures(_Model):
+    """A model file beside another: what it weighs and how long one run takes here (median)."""
+
+    bytes: int = Field(ge=0)
+    precision: Precision
+    milliseconds: float = 0.0
+
+
+class QuantizationReport(_Model):
+    """What quantizing a model changed.
+
+    Attributes:
+        method: how it was done, in words; "unchanged" when the model was of that precision already.
+        quantized: None when nothing was changed.
+        samples: inputs that both models were compared on; made_up when nobody gave any.
+        error: largest difference, relative to the output's largest value; cosine: the smallest similarity.
+        agreement: share of the original's answers that stay, 0 to 1.
+    """
+
+    kind: Literal["fp16", "int8"]
+    method: str
+    original: ModelFigures = ModelFigures(bytes=0, precision="fp32")
+    quantized: ModelFigures | None = None
+    samples: int = 0
+    made_up: bool = True
+    error: float = 0.0
+    cosine: float = 1.0
+    agreement: float = 1.0
+
+    @property
+    def quantized_bytes(self) -> int:
+        """Size of the model that is packaged."""
+        return self.quantized.bytes if self.quantized else self.original.bytes
 
 
 class PackagedLayer(_Model):
@@ -66,6 +101,13 @@ class PackagedImage(_Model):
     run: RunSpec = RunSpec()
     gates: list[Gate] = []
 
+    def bytes_by_layer(self) -> dict[str, int]:
+        """Bytes as transferred, by kind of layer, from the bottom up."""
+        sizes: dict[str, int] = {}
+        for layer in self.layers:
+            sizes[layer.kind] = sizes.get(layer.kind, 0) + layer.size
+        return sizes
+
     def to_release_image(self, counter: int, min_counter: int = 0, revoked: list[str] | None = None) -> ReleaseImage:
         """The signed form of this image under a counter.
 
@@ -89,6 +131,7 @@ class PackagedImage(_Model):
             config_digest=self.config_digest,
             unpacked_bytes=self.unpacked_bytes,
             download_bytes=self.download_bytes,
+            layers=self.bytes_by_layer(),
             runtime=self.runtime,
             provider=self.provider,
             precision=self.precision,
@@ -102,12 +145,17 @@ class PackagedImage(_Model):
 
 
 class PackageFile(_Model):
-    """What one `wherry package` run made: a model's version, one image per device profile."""
+    """What one `wherry package` run made: a model's version, one image per device profile.
+
+    Attributes:
+        quantization: what --quantize changed; None without it.
+    """
 
     schema_: Annotated[int, Field(alias="schema")] = PACKAGE_SCHEMA
     model: ModelName
     version: ModelVersion
     stage: Stage = "prod"
+    quantization: QuantizationReport | None = None
     images: list[PackagedImage] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -130,6 +130,6 @@ def _builtin_names() -> dict[int, str]:
 def _type_name(number: int) -> str:
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    names: dict[int, str] = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     name = names.get(number, "other")
     return _TYPES.get(name, name)
