@@ -156,7 +156,7 @@ def _assemble(
         device.route,
         Examiner(device.engine, prober, config.patience()),
         host,
-        before_stop=lambda: samplers[0].sample(),
+        before_stop=lambda: samplers[0].farewell(),
     )
     worker, aide = Worker(executor, inbox.put), Aide()
     journal = Journal(state / "journal.db", identity.device, config.limits())

@@ -14,13 +14,18 @@ _BINS = len(LATENCY_EDGES_US) + 1
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """A model's counters since its process began, or their change."""
+    """A model's counters since its process began, or their change.
+
+    Attributes:
+        instance: the process that counts; "" where its server does not say.
+    """
 
     requests: int
     failures: int
     latency: tuple[int, ...] = ()
     latency_sum_us: int = 0
     memory_bytes: int | None = None
+    instance: str = ""
 
     @property
     def idle(self) -> bool:
@@ -43,19 +48,21 @@ def read_counters(document: Any, model: str) -> Counters:
         latency = tuple(int(count) for count in ours.get("latency", ()))
         numbers = (int(done["success"]["count"]), int(done["fail"]["count"]), int(ours.get("latency_sum_us", 0)))
         memory = int(ours["memory_bytes"]) if "memory_bytes" in ours else None
+        instance = str(ours.get("instance", ""))[:64]
     except (StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
         raise MalformedMessage(f"statistics of model {model}", f"are not readable: {error!r}") from error
     if latency and len(latency) != _BINS:
         raise MalformedMessage(f"statistics of model {model}", f"hold {len(latency)} latency bins, known are {_BINS}")
     if min(*numbers, *latency, memory or 0) < 0:
         raise MalformedMessage(f"statistics of model {model}", "hold a negative count")
-    return Counters(numbers[0], numbers[1], latency or NOTHING.latency, numbers[2], memory)
+    return Counters(numbers[0], numbers[1], latency or NOTHING.latency, numbers[2], memory, instance)
 
 
 def change(before: Counters, after: Counters) -> Counters:
-    """What happened between two readings. A counter that fell means a new process, which began at zero."""
+    """What happened between two readings. Another instance, or a counter that fell, is a process that began at zero."""
     restarted = (
-        after.requests < before.requests
+        (before.instance and before.instance != after.instance)
+        or after.requests < before.requests
         or after.failures < before.failures
         or any(new < old for old, new in zip(before.latency, after.latency, strict=True))
     )
@@ -66,6 +73,7 @@ def change(before: Counters, after: Counters) -> Counters:
         tuple(new - old for old, new in zip(base.latency, after.latency, strict=True)),
         max(0, after.latency_sum_us - base.latency_sum_us),
         after.memory_bytes,
+        after.instance,
     )
 
 

@@ -12,7 +12,7 @@ import urllib3
 
 from wherry.errors import ContractError, InferenceError
 from wherry.release import GoldenCase
-from wherry.tensors import HEADER_LENGTH, Tensor, decode_response, encode_request, tensor_from_golden
+from wherry.tensors import HEADER_LENGTH, PROBE, Tensor, decode_response, encode_request, tensor_from_golden
 
 _METADATA_LIMIT = 1_048_576
 
@@ -57,7 +57,7 @@ class HttpProber:
             binary=True,
             parameters={"sequence_start": True},
         )
-        headers = {"Content-Type": "application/octet-stream"}
+        headers = {"Content-Type": "application/octet-stream", PROBE: "1"}
         if header_length is not None:
             headers[HEADER_LENGTH] = str(header_length)
         url = f"{base_url}/v2/models/{quote(model, safe='')}/infer"

@@ -6,6 +6,7 @@ at a time, each until the server says that it stored it, because the broker forg
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -28,6 +29,8 @@ from wherry_agent.spool import Spool
 
 MAX_STATS_BYTES = 262_144
 _KNOWN_MODELS = 16
+_FAREWELL_SECONDS = 30.0
+_FAREWELL_INTERVAL = 0.25
 _log = logging.getLogger(__name__)
 
 
@@ -147,6 +150,27 @@ class Sampler:
                 self._spool.extend(records, self._clock(), bookmark)
             if problems:
                 raise problems[0]
+
+    def farewell(self) -> None:
+        """Sample, and go on while a model that has left still answers: it drains, and counts what it answers.
+
+        Returns after the first sample; raises as `sample` does.
+        """
+        try:
+            self.sample()
+        finally:
+            threading.Thread(target=self._see_off, name="farewell", daemon=True).start()
+
+    def _see_off(self) -> None:
+        until = self._steady() + _FAREWELL_SECONDS
+        while self._steady() < until:
+            with contextlib.suppress(WherryError):
+                self.sample()
+            with self._lock:
+                current = {_key(slot) for slot in self._active()}
+                if current.issuperset(self._last):
+                    return
+            time.sleep(_FAREWELL_INTERVAL)
 
     def _slot_records(self, key: str, slot: ActiveSlot, now: float) -> list[SlotSample]:
         after = self._read(slot)

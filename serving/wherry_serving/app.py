@@ -54,11 +54,11 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-def drain_over(elapsed: float, connections: int, drain_seconds: float) -> bool:
-    """Whether a draining server may end: everybody left, or the time is up."""
+def drain_over(elapsed: float, connections: int, unread: bool, drain_seconds: float) -> bool:
+    """Whether a draining server may end: everybody left and the last counts were read, or the time is up."""
     if elapsed >= drain_seconds:
         return True
-    return elapsed >= STRAGGLER_SECONDS and connections == 0
+    return elapsed >= STRAGGLER_SECONDS and connections == 0 and not unread
 
 
 class DrainingServer(uvicorn.Server):
@@ -68,8 +68,8 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn's.
         app: told when the drain begins.
         worker: the inference thread.
+        plane: the models, not loaded yet.
         drain_seconds: how long it may last.
-        load: loads the models, on the inference thread.
         clock: seconds, monotonic.
     """
 
@@ -78,7 +78,7 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn.Config,
         app: HttpApp,
         worker: Worker,
-        load: Callable[[], None],
+        plane: DataPlane,
         drain_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,7 +86,7 @@ class DrainingServer(uvicorn.Server):
         self.failure: WherryError | None = None
         self._app = app
         self._worker = worker
-        self._load = load
+        self._plane = plane
         self._drain_seconds = drain_seconds
         self._clock = clock
         self._drain_began = 0.0
@@ -100,7 +100,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _load_models(self) -> None:
         try:
-            await self._worker.run(self._load)
+            await self._worker.run(self._plane.load)
         except WherryError as error:
             self.failure = error
         except Exception as error:
@@ -125,7 +125,10 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
         over = self._app.draining and drain_over(
-            self._clock() - self._drain_began, len(self.server_state.connections), self._drain_seconds
+            self._clock() - self._drain_began,
+            len(self.server_state.connections),
+            self._plane.unread,
+            self._drain_seconds,
         )
         return await super().on_tick(counter) or over
 
@@ -206,7 +209,7 @@ def make_server(plane: DataPlane, options: Options, executor: Executor) -> Drain
         "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": 1,
     }
-    return DrainingServer(uvicorn.Config(app, **settings), app, worker, plane.load, options.drain_seconds)
+    return DrainingServer(uvicorn.Config(app, **settings), app, worker, plane, options.drain_seconds)
 
 
 def _serve(parsed: argparse.Namespace) -> None:

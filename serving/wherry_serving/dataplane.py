@@ -79,6 +79,7 @@ class DataPlane:
         self._models: dict[str, Model] = {}
         self._probes = ModelStats()
         self._instance = secrets.token_hex(8)
+        self._reported: int | None = None
 
     def load(self) -> None:
         """Load and warm every model. Blocks; call it on the inference thread.
@@ -141,7 +142,7 @@ class DataPlane:
             ready = time.perf_counter_ns()
             results = model.runtime.run(arrays, list(wanted))
             done = time.perf_counter_ns()
-            outputs, parameters = _answered(model, request, wanted, results)
+            outputs, parameters = _results(model, request, wanted, results)
             response = InferResponse(model.name, model.file.version, request.id, outputs, parameters)
             body, header_length = encode_response(response, wanted.__getitem__, _dumps, fast_json_values)
         except Exception as error:
@@ -201,12 +202,22 @@ class DataPlane:
 
     def stats(self, models: Sequence[Model], memory_bytes: int) -> dict[str, Any]:
         """`GET v2/models[/M]/stats`."""
+        self._reported = self._answered()
         return {
             "model_stats": [
                 statistics_json(model.name, model.file.version, model.stats.read(), memory_bytes, self._instance)
                 for model in models
             ]
         }
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was counted since a reader of the statistics last came; never, where none ever came."""
+        return self._reported is not None and self._reported != self._answered()
+
+    def _answered(self) -> int:
+        found = [model.stats.read() for model in self.models]
+        return sum(counters.successes + counters.failures for counters in found)
 
     def counters(self) -> list[ModelCounters]:
         """What `metrics` shows."""
@@ -251,7 +262,7 @@ def _read_inputs(model: Model, inference: Inference, request: InferRequest) -> d
     return {tensor.name: to_array(tensor) for tensor in request.inputs}
 
 
-def _answered(
+def _results(
     model: Model, request: InferRequest, wanted: Mapping[str, bool], results: Sequence[Array]
 ) -> tuple[tuple[Tensor, ...], Mapping[str, Any]]:
     """The response's outputs and parameters."""

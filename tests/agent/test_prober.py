@@ -13,7 +13,7 @@ from agent_fakes import GOLDEN
 
 from wherry.errors import InferenceError
 from wherry.release import GoldenFile
-from wherry.tensors import HEADER_LENGTH, InferResponse, decode_request, encode_response, tensor_from_values
+from wherry.tensors import HEADER_LENGTH, PROBE, InferResponse, decode_request, encode_response, tensor_from_values
 from wherry_agent.prober import HttpProber
 
 CASE = GoldenFile.model_validate_json(GOLDEN).cases[0]
@@ -54,6 +54,7 @@ class ModelServer(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         request = decode_request(body, int(self.headers[HEADER_LENGTH]))
+        assert self.headers[PROBE] == "1", "a golden case must not count as a request"
         if self.mode == "good":
             assert list(request.inputs[0].values()) == [1.0, 2.0]
             found = [tensor_from_values("y", "FP32", [1, 2], [0.25, 0.75])]

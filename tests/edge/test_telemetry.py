@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -20,9 +21,9 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 BINS = len(LATENCY_EDGES_US) + 1
 
 
-def counters(requests=0, failures=0, slow=0, memory=None):
+def counters(requests=0, failures=0, slow=0, memory=None, instance=""):
     latency = (requests - slow, slow) + (0,) * (BINS - 2)
-    return Counters(requests, failures, latency, requests * 100, memory)
+    return Counters(requests, failures, latency, requests * 100, memory, instance)
 
 
 def slot(name="main", version="1", url="http://127.0.0.1:1"):
@@ -39,6 +40,21 @@ def slot(name="main", version="1", url="http://127.0.0.1:1"):
         pytest.param(counters(9), counters(2), counters(2), id="a fallen count is a new process"),
         pytest.param(counters(5, 3), counters(6, 0), counters(6, 0), id="fallen failures are a new process too"),
         pytest.param(counters(5, slow=5), counters(6), counters(6), id="so is a fallen histogram bin"),
+        pytest.param(
+            counters(5, instance="a"),
+            counters(9, instance="b"),
+            counters(9, instance="b"),
+            id="a new process may have overtaken the old one",
+        ),
+        pytest.param(
+            counters(5, instance="a"),
+            counters(9, instance="a"),
+            counters(4, instance="a"),
+            id="the same process goes on",
+        ),
+        pytest.param(
+            counters(5), counters(9, instance="b"), counters(4, instance="b"), id="an older agent knew no instance"
+        ),
         pytest.param(counters(5, memory=7), counters(6, memory=8), counters(1, memory=8), id="memory is a level"),
     ],
 )
@@ -58,8 +74,8 @@ def document(requests=3, failures=1, model="m", **ours):
 
 def test_a_statistics_document_is_read():
     latency = [3] + [0] * (BINS - 1)
-    read = read_counters(document(latency=latency, latency_sum_us=9, memory_bytes=5), "m")
-    assert read == Counters(3, 1, tuple(latency), 9, 5)
+    read = read_counters(document(latency=latency, latency_sum_us=9, memory_bytes=5, instance="a"), "m")
+    assert read == Counters(3, 1, tuple(latency), 9, 5, "a")
     assert read_counters(document(), "m") == Counters(3, 1, NOTHING.latency)
 
 
@@ -159,6 +175,27 @@ def test_a_model_that_cannot_be_read_is_named_and_the_others_are_sampled(world):
     with pytest.raises(InferenceError, match="statistics of second"):
         world.after(15, requests=4)
     assert [record.slot for record in world.take()] == ["main"]
+
+
+def test_what_a_leaving_model_answers_while_it_drains_is_counted(world):
+    old, new = slot(), slot(version="2", url="http://127.0.0.1:2")
+    world.after(15, requests=5)
+    world.slots = [new]
+    world.counters[new.base_url] = counters(0)
+    world.take()
+    world.sampler.farewell()
+    world.counters[old.base_url] = counters(9)
+    found = []
+    until = time.monotonic() + 20
+    while not found and time.monotonic() < until:
+        found = [record.requests for record in world.take() if record.version == "1"]
+        time.sleep(0.02)
+    assert found == [4], "counted after the last sample before it was told to stop"
+    del world.counters[old.base_url]
+    for thread in threading.enumerate():
+        if thread.name == "farewell":
+            thread.join(20)
+            assert not thread.is_alive(), "it has left: nobody asks it any more"
 
 
 def test_a_model_that_has_just_left_is_read_once_more(world):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 
 import pytest
 
-from wherry_serving.app import drain_over
+from wherry_serving.app import Options, drain_over
 
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -35,18 +36,19 @@ def draining(process):
 
 
 @pytest.mark.parametrize(
-    ("elapsed", "connections", "seconds", "over"),
+    ("elapsed", "connections", "unread", "seconds", "over"),
     [
-        (0.5, 0, 5, False),
-        (1.0, 0, 5, True),
-        (1.0, 1, 5, False),
-        (5.0, 1, 5, True),
-        (0.0, 3, 0, True),
-        (0.4, 0, 0.3, True),
+        (0.5, 0, False, 5, False),
+        (1.0, 0, False, 5, True),
+        (1.0, 0, True, 5, False),
+        (1.0, 1, False, 5, False),
+        (5.0, 1, True, 5, True),
+        (0.0, 3, True, 0, True),
+        (0.4, 0, False, 0.3, True),
     ],
 )
-def test_when_a_drain_is_over(elapsed, connections, seconds, over):
-    assert drain_over(elapsed, connections, seconds) is over
+def test_when_a_drain_is_over(elapsed, connections, unread, seconds, over):
+    assert drain_over(elapsed, connections, unread, seconds) is over
 
 
 def test_idle_connections_stay_usable_and_are_told_to_close(shop, launch):
@@ -118,3 +120,26 @@ def test_a_request_in_work_is_answered(start, slow):
     connection.close()
     running.thread.join(20)
     assert not running.thread.is_alive()
+
+
+def test_what_was_answered_while_draining_can_still_be_read(start, shop):
+    shop.identity("same")
+    running = start(Options(drain_seconds=60))
+    item = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as kept:
+        kept.sendall(GET)
+        answer(kept)
+        assert count(running) == 0
+        running.server.handle_exit(signal.SIGTERM, None)
+        body = json.dumps({"inputs": [item]})
+        kept.sendall(f"POST /v2/models/same/infer HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        answer(kept)
+    running.thread.join(2.5)
+    assert running.thread.is_alive(), "the count of that request has not been read"
+    assert count(running) == 1
+    running.thread.join(20)
+    assert not running.thread.is_alive(), "it waits no longer than that"
+
+
+def count(running):
+    return running.ask("/v2/models/same/stats")[1]["model_stats"][0]["inference_stats"]["success"]["count"]

@@ -182,3 +182,28 @@ def test_content_type_and_slashes_do_not_matter(shop, start):
         assert reply["outputs"][0]["data"] == [1, 2, 3, 4]
     assert running.ask("/v2/")[0] == 200
     assert running.ask("/v2/health/ready", method="HEAD")[0] == 200
+
+
+def test_probes_are_answered_but_not_counted(shop, start):
+    shop.identity("same")
+    running, path = start(), "/v2/models/same"
+    good = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+    assert running.ask(f"{path}/infer", good, Wherry_Probe="1")[0] == 200
+    assert running.ask(f"{path}/infer", {}, Wherry_Probe="1")[0] == 400
+    assert running.ask(f"{path}/infer", b"x", Wherry_Probe="1", Content_Encoding="br")[0] == 415
+    stats = running.ask(f"{path}/stats")[1]["model_stats"][0]
+    assert (stats["inference_stats"]["success"]["count"], stats["inference_stats"]["fail"]["count"]) == (0, 0)
+    assert sum(stats["wherry"]["latency"]) == 0
+    running.ask(f"{path}/infer", good)
+    assert running.ask(f"{path}/stats")[1]["model_stats"][0]["inference_stats"]["success"]["count"] == 1
+
+
+def test_statistics_name_the_process_that_counts(shop, start):
+    shop.identity("same")
+    first, second = start(), start()
+    names = [
+        running.ask("/v2/models/same/stats")[1]["model_stats"][0]["wherry"]["instance"]
+        for running in (first, first, second)
+    ]
+    assert names[0] == names[1] != names[2]
+    assert all(names)
