@@ -179,7 +179,8 @@ enrol() {
   elif [ -n "$TOKEN" ]; then
     set -- enroll --state "$STATE" "$TOKEN"
     [ -z "$PROFILE" ] || set -- "$@" --profile "$PROFILE"
-    "$AGENT_BIN" "$@"
+    said=$("$AGENT_BIN" "$@") || die "it is installed, but could not enrol: see above"
+    say "$(printf '%s\n' "$said" | head -n 1)"
   else
     die "installed, but not enrolled: run this again with the line that \`wherry device token\` prints"
   fi
@@ -205,8 +206,8 @@ start() {
     return 0
   fi
   stop_background
-  say "no systemd here: the agent runs in the background until the next reboot, its log is $STATE/agent.log."
-  say "start it at boot with: $AGENT_BIN run --state $STATE"
+  say "no systemd service: the agent runs in the background until the next reboot, its log is $STATE/agent.log."
+  say "to start it at boot, run: $AGENT_BIN run --state $STATE"
   MALLOC_ARENA_MAX=1 setsid "$AGENT_BIN" run --state "$STATE" >>"$STATE/agent.log" 2>&1 </dev/null &
 }
 
