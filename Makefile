@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench tests
 
-.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 bench docs lock clean
+.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson bench docs site lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,14 +37,22 @@ demo-once: ## the main job, end to end; then stop everything
 demo-stop: ## stop what `make demo` left running
 	@$(SUDO) $(PY) scripts/demo.py --stop
 
-image-arm64: setup ## build Dockerfile.arm64 on a base of Debian packages and run the agent in it under qemu-user
+image-arm64: setup ## build Dockerfile.arm64 on a base of Debian packages; run `wherry-agent doctor` and one inference in it
 	$(SUDO) bash scripts/build_arm64.sh
+
+image-jetson: setup ## build Dockerfile.jetson as far as it goes without NVIDIA's base image and wheel
+	$(SUDO) bash scripts/build_jetson.sh
 
 bench: setup ## the figures of bench/, written to build/bench.json
 	$(SUDO) $(PY) bench/main.py
 
 docs: setup ## write the generated parts of the docs again
 	$(PY) scripts/generate_docs.py
+
+# Both of mkdocs' camps print an advertisement for what comes after it; the versions are pinned.
+site: setup ## build the documentation into build/site; a broken link fails it
+	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=scripts .venv/bin/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 lock: ## write requirements/*.txt again from pyproject.toml
 	bash scripts/lock.sh

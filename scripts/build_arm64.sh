@@ -1,36 +1,27 @@
 #!/usr/bin/env bash
-# Builds Dockerfile.arm64 on this machine for 64-bit ARM, on a base made of Debian packages, without pulling an image,
-# and runs `wherry-agent --version` in it under qemu-user.
+# Builds both targets of Dockerfile.arm64 on this machine for 64-bit ARM, on a base made of Debian packages, without
+# pulling an image, and tries them under qemu-user: `wherry-agent doctor`, and one inference over HTTP.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PATH:/usr/sbin:/sbin"
-base=wherry-build-base:arm64
-image=wherry-agent:arm64
+base=wherry-build-base-slim:arm64
 bash scripts/register_qemu.sh
-
-if ! docker image inspect "$base" >/dev/null 2>&1; then
-  echo "[arm64] building a base from Debian packages"
-  mkdir -p build/cache
-  mmdebstrap --quiet --variant=minbase --architectures=arm64 \
-    --include=python3-minimal,libpython3-stdlib,python3-pip,ca-certificates,libstdc++6,libgomp1,nftables \
-    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' bookworm build/cache/arm64-build-base.tar
-  .venv/bin/python scripts/load_rootfs.py build/cache/arm64-build-base.tar "$base" arm64
-  rm build/cache/arm64-build-base.tar
-fi
-
-echo "[arm64] collecting wheels for aarch64"
-rm -rf build/wheels && mkdir -p build/wheels
-platforms=()
-for tag in manylinux_2_36 manylinux_2_35 manylinux_2_34 manylinux_2_31 manylinux_2_28 manylinux_2_27 manylinux_2_26 \
-  manylinux_2_24 manylinux_2_17 manylinux2014; do
-  platforms+=(--platform "${tag}_aarch64")
+bash scripts/build_base.sh arm64 "$base"
+bash scripts/wheels.sh requirements/agent.txt requirements/serving-onnx.txt
+for target in agent serving; do
+  echo "[arm64] building wherry-$target:arm64"
+  DOCKER_BUILDKIT=0 docker build -q --platform linux/arm64 -f Dockerfile.arm64 --target "$target" \
+    --build-arg BASE_IMAGE="$base" --build-arg PIP_NO_INDEX=1 -t "wherry-$target:arm64" . 2>&1 |
+    { grep -v -e '^DEPRECATED' -e '^ *BuildKit is' -e '^ *environment-variable' -e '^$' || true; }
 done
-.venv/bin/python -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
-  --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none "${platforms[@]}" \
-  -r requirements/agent.txt -d build/wheels 2>&1 | { grep -v '^WARNING: Location' || true; }
 
-echo "[arm64] building $image"
-DOCKER_BUILDKIT=0 docker build -q --platform linux/arm64 -f Dockerfile.arm64 --target agent \
-  --build-arg BASE_IMAGE="$base" --build-arg PIP_NO_INDEX=1 -t "$image" .
-docker run --rm --platform linux/arm64 --network none "$image" --version
+echo "[arm64] wherry-agent doctor, in a container without an engine: it must say so, and what machine it is on"
+status=0
+said=$(docker run --rm --platform linux/arm64 --network none --read-only --tmpfs /run --tmpfs /var/lib/wherry \
+  --cap-drop ALL wherry-agent:arm64 doctor 2>&1) || status=$?
+printf '%s\n' "$said"
+if [ "$status" != 1 ] || ! grep -q 'generic-arm64' <<<"$said" || ! grep -qi 'engine' <<<"$said"; then
+  echo "[arm64] doctor ended with $status; expected 1, the profile's name and a word on the engine" >&2
+  exit 1
+fi
+echo "[arm64] one inference in wherry-serving:arm64"
+.venv/bin/python scripts/one_inference.py wherry-serving:arm64 linux/arm64
