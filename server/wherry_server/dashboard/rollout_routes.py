@@ -16,6 +16,8 @@ from wherry_server.store import rollout_views as views
 
 LIST_PAGE = 25
 DEVICE_PAGE = 50
+SEARCHED = 12
+"""Devices that one finds without a search."""
 EXAMINED = 200
 """Devices that failed whose reasons are read for the summary; their number is in the counts anyway."""
 _VERBS = ("start", "pause", "abort", "retry")
@@ -85,6 +87,7 @@ def _one(
         devices=[rows.target_row(target, now) for target in listing.items],
         total=rows.devices(listing.total),
         filtered=bool(state or search),
+        searchable=bool(search) or sum(view.counts.values()) > SEARCHED,
         state=state,
         search=search,
         first=address(here, filters) if after else "",
