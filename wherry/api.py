@@ -376,3 +376,49 @@ class TelemetrySeries(_Model):
     versions: list[VersionSeries]
     host: HostSeries | None = None
     swaps: list[tuple[int, str]] = []
+
+
+class FleetVersion(_Model):
+    """A version that some device serves or should serve. Numbers are of the window.
+
+    Attributes:
+        devices, healthy: that serve it now; of these, whose gates and probes are content.
+        desired: that should serve it.
+        per_second: answered requests. error_rate: part of requests that failed; None without requests.
+    """
+
+    model: ModelName
+    version: ModelVersion
+    devices: int
+    healthy: int
+    desired: int
+    per_second: float
+    error_rate: float | None = None
+    p50_us: int | None = None
+    p95_us: int | None = None
+
+
+class FleetView(_Model):
+    """`GET /v1/fleet?minutes=`: the fleet at a glance; revoked devices are counted apart."""
+
+    devices: int
+    online: int
+    drifting: int
+    problems: int
+    revoked: int = 0
+    locked: int = 0
+    versions: list[FleetVersion] = []
+
+
+class ApiTokenView(_Model):
+    """An operator's API token, without its secret."""
+
+    name: str
+    created: datetime
+    revoked: datetime | None = None
+
+
+class ApiTokenList(_Model):
+    """`GET /v1/api-tokens`."""
+
+    items: list[ApiTokenView]

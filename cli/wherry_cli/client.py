@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -22,7 +24,7 @@ RETRY_WAITS = (0.2, 0.6, 1.5)
 RETRY_STATUS = frozenset({502, 503, 504})
 PAGE_LIMIT = 200
 LOGIN_FIX = "Run `wherry login` with another token; `wherry-server token create NAME` makes one"
-Query = dict[str, str | int]
+Query = dict[str, str | int | list[str]]
 
 
 def error_from(problem: Problem) -> WherryError:
@@ -63,6 +65,7 @@ class ServerClient:
         verify: TLS settings.
         transport: how requests travel; httpx's own by default.
         sleep: waits between repetitions.
+        hurry: seconds for an answer, when none is better than a late one: nothing is repeated.
     """
 
     def __init__(
@@ -72,11 +75,13 @@ class ServerClient:
         verify: ssl.SSLContext,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        hurry: float | None = None,
     ) -> None:
         self._server = server.rstrip("/")
         self._sleep = sleep
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        timeout = httpx.Timeout(30.0, connect=5.0)
+        self._waits = () if hurry else RETRY_WAITS
+        timeout = httpx.Timeout(hurry or 30.0, connect=hurry or 5.0)
         try:
             self._http = httpx.Client(
                 base_url=self._server, headers=headers, verify=verify, timeout=timeout, transport=transport
@@ -111,7 +116,7 @@ class ServerClient:
         return ServerError(f"server {self._server}", f"cannot be reached ({text})")
 
     def _send_patiently(self, method: str, path: str, body: BaseModel | None, params: Query | None) -> httpx.Response:
-        waits = RETRY_WAITS if method == "GET" else ()
+        waits = self._waits if method == "GET" else ()
         for wait in waits:
             try:
                 response = self._send(method, path, body, params)
@@ -181,10 +186,17 @@ class ServerClient:
         """A single-use enrolment token."""
         return self._read(api.TokenCreated, "POST", "/v1/tokens", body=request)
 
-    def devices(self, profile: str | None = None, label: str | None = None) -> Iterator[api.DeviceView]:
-        """Every device, page by page."""
-        params = _given(profile=profile, label=label)
-        return self._pages(api.DevicePage, "/v1/devices", params)
+    def devices(self, **conditions: str | int | list[str] | None) -> Iterator[api.DeviceView]:
+        """Every device that meets the conditions (profile, label, state, search, model, version), page by page."""
+        return self._pages(api.DevicePage, "/v1/devices", _given(**conditions))
+
+    def some_devices(self, state: str, limit: int) -> list[api.DeviceView]:
+        """The first few devices in a state."""
+        return self._read(api.DevicePage, "GET", "/v1/devices", params={"state": state, "limit": limit}).items
+
+    def fleet(self) -> api.FleetView:
+        """The fleet at a glance."""
+        return self._read(api.FleetView, "GET", "/v1/fleet")
 
     def device(self, device: str) -> api.DeviceView:
         """One device's twin."""
@@ -210,10 +222,33 @@ class ServerClient:
         """Empty a slot of a device."""
         self._call("DELETE", f"/v1/devices/{device}/slots/{slot}")
 
+    def logs(self, device: str, question: api.LogsQuestion) -> api.LogsAnswer:
+        """What a slot's container wrote, from the device itself."""
+        return self._read(api.LogsAnswer, "POST", f"/v1/devices/{device}/logs", body=question)
+
+    def diagnose(self, device: str) -> api.DiagnoseAnswer:
+        """Have a device examine itself."""
+        return self._read(api.DiagnoseAnswer, "POST", f"/v1/devices/{device}/diagnose")
+
     def deployments(self, device: str | None = None, limit: int = 20) -> list[api.DeploymentView]:
         """The newest deployments."""
         params = _given(device=device, limit=limit)
         return self._read(api.DeploymentPage, "GET", "/v1/deployments", params=params).items
+
+    # -- operators
+
+    def audit(self, limit: int, **conditions: str | None) -> list[api.AuditEntry]:
+        """Who did what (action, thing, actor), newest first."""
+        params = _given(limit=min(limit, PAGE_LIMIT), **conditions)
+        return list(itertools.islice(self._pages(api.AuditPage, "/v1/audit", params), limit))
+
+    def api_tokens(self) -> list[api.ApiTokenView]:
+        """The operators' tokens, without their secrets."""
+        return self._read(api.ApiTokenList, "GET", "/v1/api-tokens").items
+
+    def revoke_api_token(self, name: str) -> None:
+        """Make a token useless."""
+        self._call("DELETE", f"/v1/api-tokens/{quote(name, safe='')}")
 
     # -- releases, rollouts, telemetry
 
@@ -249,7 +284,7 @@ class ServerClient:
     def _pages(self, kind: type[M], path: str, params: Query) -> Iterator[Any]:
         after: str | None = None
         while True:
-            page: Any = self._read(kind, "GET", path, params={**params, **_given(after=after, limit=PAGE_LIMIT)})
+            page: Any = self._read(kind, "GET", path, params={"limit": PAGE_LIMIT, **params, **_given(after=after)})
             yield from page.items
             after = page.next
             if after is None:
@@ -263,10 +298,10 @@ class RetryRequest(BaseModel):
     digest: str
 
 
-def _given(**values: str | int | None) -> Query:
+def _given(**values: str | int | list[str] | None) -> Query:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def open_client(settings: Settings) -> ServerClient:
+def open_client(settings: Settings, hurry: float | None = None) -> ServerClient:
     """A client for the server that the operator logged in to."""
-    return ServerClient(settings.server, settings.token, tls_context(settings.ca_file))
+    return ServerClient(settings.server, settings.token, tls_context(settings.ca_file), hurry=hurry)

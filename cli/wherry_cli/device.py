@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -11,8 +11,12 @@ from rich.text import Text
 from wherry.api import DEFAULT_SLOT, DeviceChange, DeviceView, TokenCreated, TokenRequest
 from wherry.errors import ConfigError, NotFound
 from wherry.join import JoinToken
+from wherry.questions import LOG_LINES
+from wherry_cli.complete import complete_devices, complete_profiles
 from wherry_cli.device_views import device_page, devices_table
+from wherry_cli.diagnose_view import diagnose_page
 from wherry_cli.inputs import checked
+from wherry_cli.logs import choose_slot, follow_logs, show_logs
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output
 from wherry_cli.session import confirm, connected
@@ -21,9 +25,13 @@ from wherry_cli.words import labels_text, parse_pairs
 
 app = typer.Typer(help="Enrol devices, see what runs on them, lock one out.", no_args_is_help=True)
 
-Device = Annotated[str, typer.Argument(metavar="DEVICE", help="Id of the device.")]
+Device = Annotated[str, typer.Argument(metavar="DEVICE", help="Id of the device.", autocompletion=complete_devices)]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; repeatable.")]
-Profile = Annotated[str | None, typer.Option("--profile", help="Device profile (see `wherry profile list`).")]
+DeviceState = Literal["online", "offline", "drifting", "problem", "locked", "revoked"]
+Profile = Annotated[
+    str | None,
+    typer.Option("--profile", help="Device profile (see `wherry profile list`).", autocompletion=complete_profiles),
+]
 
 
 @app.command()
@@ -34,7 +42,7 @@ def token(
     hours: Annotated[int, typer.Option(help="How long the token can be used.", min=1, max=720)] = 24,
     as_json: Json = False,
 ) -> None:
-    """Make a single-use join line for a new device and print it."""
+    """Make a single-use join token for a new device and print it."""
     out = Output(as_json)
     labels = parse_pairs(label or [], "--label")
     request = checked(TokenRequest, device=device, profile=profile, labels=labels, hours=hours)
@@ -55,8 +63,10 @@ def token(
 
 def _show_line(out: Output, created: TokenCreated, line: str) -> None:
     until = created.expires.astimezone().strftime("%Y-%m-%d %H:%M")
-    out.note(f"On {created.device}, once, before {until}: wherry-agent enroll --state DIR 'LINE'   with this LINE:")
-    # The line alone on standard output, unfolded: it is pasted, or piped into a file.
+    out.note(
+        f"On {created.device}, once, before {until}: wherry-agent enroll --state DIR TOKEN   with this join token:"
+    )
+    # The token alone on standard output, unfolded: it is pasted, or piped into a file.
     out.console.print(Text(line), soft_wrap=True)
 
 
@@ -80,14 +90,28 @@ def root_fingerprint(home: Home) -> str:
 @app.command("list")
 def list_devices(
     profile: Profile = None,
-    label: Annotated[str | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with this label.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only with this label; repeatable.")
+    ] = None,
+    online: Annotated[
+        bool | None, typer.Option("--online/--offline", metavar="", help="Only those that are there, or are not.")
+    ] = None,
+    state: Annotated[DeviceState | None, typer.Option("--state", help="Only those in this state.")] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="TEXT", help="Only ids that hold this text.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show every device: online, what it runs, what it should run."""
     out = Output(as_json)
+    labels = [f"{key}={value}" for key, value in parse_pairs(label or [], "--label").items()]
+    chosen = {"profile": profile, "label": labels, "state": state, "search": search}
+    if online is not None:
+        chosen["online"] = "true" if online else "false"
+    wanted = {name: value for name, value in chosen.items() if value}
     with connected() as client:
-        found = list(client.devices(profile, label))
-    out.result({"items": found}, lambda: devices_table(found, now_utc()))
+        found = list(client.devices(**wanted))
+    out.result({"items": found}, lambda: devices_table(found, now_utc(), bool(wanted)))
 
 
 @app.command()
@@ -161,11 +185,14 @@ def desired_digest(view: DeviceView, slot: str) -> str:
 
 @app.command()
 def poll(device: Device, as_json: Json = False) -> None:
-    """Tell a device to ask the server for its assignment now."""
+    """Ask a device to fetch its assignment from the server now."""
     out = Output(as_json)
     with connected() as client:
         client.poll_device(device)
-    out.result({"device": device, "polled": True}, lambda: Text(f"{device} was told to ask for its assignment."))
+    out.result(
+        {"device": device, "polled": True},
+        lambda: Text(f"Asked {device} to fetch its assignment now; it does when it is online."),
+    )
 
 
 @app.command()
@@ -181,3 +208,33 @@ def clear(
     with connected() as client:
         client.unassign(device, slot)
     out.result({"device": device, "slot": slot, "cleared": True}, lambda: Text(f"{device} will empty slot {slot}."))
+
+
+@app.command("logs")
+def show_device_logs(
+    device: Device,
+    slot: Annotated[str | None, typer.Argument(help="Slot; default: main, or the only one.")] = None,
+    following: Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="The newest so many.", min=1, max=LOG_LINES)] = 100,
+    since: Annotated[str | None, typer.Option("--since", metavar="SPAN", help="Only the last 90s, 15m, 1h.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a slot's container wrote, asked from the device itself. With -f --json, a document a line."""
+    out = Output(as_json)
+    with connected() as client:
+        chosen = slot or choose_slot(client, device)
+        if following:
+            follow_logs(client, device, chosen, lines, since, out)
+        else:
+            show_logs(client, device, chosen, lines, since, out)
+
+
+@app.command()
+def diagnose(device: Device, as_json: Json = False) -> None:
+    """Have a device examine itself and say what to mend; the exit code is 1 when a check failed."""
+    out = Output(as_json)
+    with connected() as client:
+        answer = client.diagnose(device)
+    out.result(answer, lambda: diagnose_page(device, answer))
+    if any(check.level == "error" for check in answer.checks):
+        raise typer.Exit(1)

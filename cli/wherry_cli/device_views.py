@@ -14,7 +14,7 @@ from wherry_cli.watch import STATE_STYLES
 from wherry_cli.words import ago, duration, labels_text, problem_text, release_name
 
 
-def devices_table(found: list[DeviceView], now: datetime) -> RenderableType:
+def devices_table(found: list[DeviceView], now: datetime, filtered: bool = False) -> RenderableType:
     """One row a device; problems in full below the table."""
     cells = [
         (
@@ -27,7 +27,7 @@ def devices_table(found: list[DeviceView], now: datetime) -> RenderableType:
         )
         for view in found
     ]
-    empty = "No devices yet. Enrol one with `wherry device token DEVICE`."
+    empty = "No device is like that." if filtered else "No devices yet. Enrol one with `wherry device token DEVICE`."
     body = table(("device", "profile", "presence", "runs", "desired", "labels"), cells, empty)
     problems = [(view.id, problem_text(view.problem)) for view in found if view.problem]
     return Group(body, remarks(problems)) if problems else body

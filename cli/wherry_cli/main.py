@@ -14,7 +14,24 @@ from typer.core import TyperGroup
 
 from wherry import __version__
 from wherry.errors import InputError, WherryError
-from wherry_cli import bench, device, explain, inspect, keys, login, package, profile, push, release, rollout, telemetry
+from wherry_cli import (
+    audit,
+    bench,
+    complete,
+    device,
+    explain,
+    inspect,
+    keys,
+    login,
+    package,
+    profile,
+    push,
+    release,
+    rollout,
+    telemetry,
+    token,
+    top,
+)
 from wherry_cli.output import make_console, print_error
 
 DEBUG = "WHERRY_DEBUG"
@@ -28,10 +45,14 @@ _ORDER = (
     "push",
     "rollout",
     "device",
+    "top",
     "telemetry",
+    "audit",
+    "token",
     "profile",
     "bench",
     "explain",
+    "completion",
 )
 
 
@@ -92,10 +113,14 @@ app.add_typer(release.app, name="release", rich_help_panel="Release")
 app.command("push", rich_help_panel="Release")(push.push)
 app.add_typer(rollout.app, name="rollout", rich_help_panel="Operate")
 app.add_typer(device.app, name="device", rich_help_panel="Operate")
+app.command("top", rich_help_panel="Operate")(top.top)
 app.add_typer(telemetry.app, name="telemetry", rich_help_panel="Operate")
+app.command("audit", rich_help_panel="Operate")(audit.audit)
+app.add_typer(token.app, name="token", rich_help_panel="Operate")
 app.add_typer(profile.app, name="profile", rich_help_panel="Look up")
 app.command("bench", rich_help_panel="Look up")(bench.bench)
 app.command("explain", rich_help_panel="Look up")(explain.explain)
+app.command("completion", rich_help_panel="Look up")(complete.completion)
 
 
 def _show_version(wanted: bool) -> None:

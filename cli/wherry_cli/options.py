@@ -16,6 +16,7 @@ from typer.models import ParameterInfo
 from wherry.errors import InputError
 from wherry.identity import ModelName, ModelVersion, ProfileName
 from wherry.release import DecimalText, Precision, Runtime, Stage
+from wherry_cli.complete import complete_profiles
 from wherry_cli.inputs import checked
 from wherry_cli.settings import Home, find_home, read_config
 
@@ -35,7 +36,12 @@ class PackageRequest(BaseModel):
     version: Annotated[ModelVersion, typer.Option("--version", help="Version of the model, as you write it.")]
     profiles: Annotated[
         list[ProfileName],
-        typer.Option("--profile", metavar="PROFILE", help="Device profile; repeatable (`wherry profile list`)."),
+        typer.Option(
+            "--profile",
+            metavar="PROFILE",
+            help="Device profile; repeatable (`wherry profile list`).",
+            autocompletion=complete_profiles,
+        ),
     ]
     registry: Annotated[
         str | None,

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from wherry.profile import DeviceProfile, get_profile, load_profiles
+from wherry_cli.complete import complete_profiles
 from wherry_cli.output import Json, Output, fields, table
 
 app = typer.Typer(help="The hardware classes that releases are packaged for.", no_args_is_help=True)
@@ -35,7 +36,10 @@ def list_profiles(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="Name of the profile.")], as_json: Json = False
+    profile: Annotated[
+        str, typer.Argument(metavar="PROFILE", help="Name of the profile.", autocompletion=complete_profiles)
+    ],
+    as_json: Json = False,
 ) -> None:
     """Show one device profile: how it is recognised and what it can run."""
     found = get_profile(profile, load_profiles())

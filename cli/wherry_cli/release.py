@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.api import ReleaseView, RepositoryInfo
+from wherry_cli.complete import complete_models, complete_profiles, complete_versions
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, fields, table
 from wherry_cli.session import confirm, connected
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Sign and publish what was packaged; see what is published.", no_args_is_help=True)
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model of the release.")]
-Version = Annotated[str, typer.Argument(metavar="VERSION", help="Version of the release.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model of the release.", autocompletion=complete_models)]
+Version = Annotated[
+    str, typer.Argument(metavar="VERSION", help="Version of the release.", autocompletion=complete_versions)
+]
 
 
 @app.command()
@@ -68,7 +71,10 @@ def published_page(published: Published) -> RenderableType:
 
 @app.command("list")
 def list_releases(
-    model: Annotated[str | None, typer.Option("--model", help="Only this model.")] = None, as_json: Json = False
+    model: Annotated[
+        str | None, typer.Option("--model", help="Only this model.", autocompletion=complete_models)
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show every published release."""
     with connected() as client:
@@ -127,7 +133,9 @@ def _release_page(view: ReleaseView) -> RenderableType:
 def revoke(
     model: Model,
     version: Version,
-    profile: Annotated[str | None, typer.Option("--profile", help="Only the image for this profile.")] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="Only the image for this profile.", autocompletion=complete_profiles)
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView
 from wherry_cli import watch
+from wherry_cli.complete import complete_models, complete_rollouts, complete_selection, complete_versions
 from wherry_cli.follow import Timeout, Watch, follow
 from wherry_cli.inputs import checked
 from wherry_cli.looking import now_utc
@@ -22,15 +23,21 @@ from wherry_cli.words import ago
 
 app = typer.Typer(help="Bring a release to devices, and watch, pause, abort or retry that.", no_args_is_help=True)
 
-Number = Annotated[int, typer.Argument(metavar="ROLLOUT", help="Number of the rollout.", min=1)]
-To = Annotated[list[str], typer.Option("--to", metavar="WHICH", help=TO_HELP)]
+Number = Annotated[
+    int, typer.Argument(metavar="ROLLOUT", help="Number of the rollout.", min=1, autocompletion=complete_rollouts)
+]
+To = Annotated[list[str], typer.Option("--to", metavar="WHICH", help=TO_HELP, autocompletion=complete_selection)]
 Slot = Annotated[str, typer.Option("--slot", help="Named place on the device where the model serves.")]
 
 
 @app.command()
 def start(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model of the release.")],
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version of the release.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model of the release.", autocompletion=complete_models)
+    ],
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="Version of the release.", autocompletion=complete_versions)
+    ],
     to: To,
     slot: Slot = DEFAULT_SLOT,
     watching: Watch = False,

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.api import HostTelemetry, SlotTelemetry, TelemetrySummary
+from wherry_cli.complete import complete_devices, complete_models
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, table
 from wherry_cli.session import connected
@@ -19,8 +20,12 @@ app = typer.Typer(help="What devices measured.", no_args_is_help=True)
 
 @app.command()
 def show(
-    device: Annotated[str | None, typer.Option("--device", help="Only this device.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Only this model.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Only this device.", autocompletion=complete_devices)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Only this model.", autocompletion=complete_models)
+    ] = None,
     since: Annotated[str, typer.Option("--since", metavar="SPAN", help="How far back: 90s, 15m, 1h, 7d.")] = "1h",
     as_json: Json = False,
 ) -> None:

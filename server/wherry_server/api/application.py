@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from wherry import __version__
-from wherry_server.api import devices, errors, install, metrics, operators, releases, rollouts, telemetry
+from wherry_server.api import devices, errors, fleet, install, metrics, operators, releases, rollouts, telemetry
 from wherry_server.api.limits import BodyLimit
 from wherry_server.services.context import Context
 
@@ -44,6 +44,7 @@ def create_api(context: Context) -> FastAPI:
         devices.enrolment_router,
         install.router,
         devices.router,
+        fleet.router,
         releases.router,
         rollouts.router,
         telemetry.router,

@@ -1,0 +1,163 @@
+"""The fleet at a glance, as a screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from wherry.api import DeviceView, FleetVersion, FleetView, HostTelemetry
+from wherry_cli import watch
+from wherry_cli.output import bar, table
+from wherry_cli.words import ago, latency, problem_text, release_name, share
+
+if TYPE_CHECKING:
+    from wherry_cli.top import Glance
+
+
+class TopPage:
+    """The sections of the screen; each gives way to the height, the lower ones more.
+
+    Args:
+        glance: what was seen.
+        height: lines of the terminal; None for all of it.
+        note: a line about the looking itself.
+    """
+
+    def __init__(self, glance: Glance, height: int | None, note: str = "") -> None:
+        self._glance = glance
+        self._height = height
+        self._note = note
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it with fewer rows a section until it fits."""
+        for rows in range(20 if self._height is None else min(20, self._height), 0, -1):
+            shown = self._page(rows)
+            lines = console.render_lines(shown, options.update(height=None), pad=False)
+            if self._height is None or len(lines) <= self._height:
+                break
+        yield shown
+
+    def _page(self, rows: int) -> RenderableType:
+        glance = self._glance
+        parts: list[RenderableType] = [_counts(glance.fleet, glance.at.astimezone().strftime("%H:%M:%S"))]
+        if self._note:
+            parts.append(Text(self._note, style="yellow"))
+        parts += _section("Serving, last 5 minutes", _versions(glance.fleet.versions[:rows]))
+        if glance.troubled:
+            parts += _section("Needs attention", _troubled(glance, rows))
+        if glance.rollouts:
+            parts += _section("Newest rollouts", _rollouts(glance, rows))
+        if glance.busiest:
+            parts += _section("Busiest devices", _hosts(glance.busiest[:rows]))
+        return Group(*parts)
+
+
+def _section(title: str, body: RenderableType) -> list[RenderableType]:
+    return [Text(), Text(title, style="bold underline"), body]
+
+
+def _counts(fleet: FleetView, time: str) -> RenderableType:
+    def part(count: int, word: str, style: str) -> Text:
+        return Text.assemble(
+            (f"{count:,}", f"bold {style}" if count else "dim"), (f" {word}   ", "" if count else "dim")
+        )
+
+    line = Text.assemble(
+        part(fleet.devices, "device" if fleet.devices == 1 else "devices", ""),
+        bar(fleet.online, fleet.devices, 16),
+        " ",
+        part(fleet.online, "online", "green"),
+        part(fleet.devices - fleet.online, "offline", "yellow"),
+        part(fleet.drifting, "drifting", "yellow"),
+        part(fleet.problems, "problem" if fleet.problems == 1 else "problems", "red"),
+    )
+    if fleet.locked:
+        line.append_text(part(fleet.locked, "locked", "cyan"))
+    return Text.assemble(line, (time, "dim"))
+
+
+def _versions(found: list[FleetVersion]) -> RenderableType:
+    cells = [
+        (
+            Text(f"{one.model} {one.version}", style="bold"),
+            _of(one.devices, one.desired),
+            Text(str(one.devices - one.healthy or "-"), style="bold red" if one.devices > one.healthy else "dim"),
+            f"{one.per_second:,.1f}" if one.per_second else "-",
+            Text(*_errors(one.error_rate)),
+            latency(one.p50_us),
+            latency(one.p95_us),
+        )
+        for one in found
+    ]
+    columns = ("release", ">devices", ">unhealthy", ">requests/s", ">errors", ">p50", ">p95")
+    return table(columns, cells, "No device serves a model yet. Start with `wherry push MODEL`.")
+
+
+def _of(devices: int, desired: int) -> str:
+    return (
+        f"{devices:,}" if devices == desired else f"{devices:,} of {desired:,}" if desired else f"{devices:,}, leaving"
+    )
+
+
+def _errors(rate: float | None) -> tuple[str, str]:
+    if rate is None:
+        return "-", "dim"
+    return f"{100 * rate:.1f} %", "bold red" if rate > 0 else ""
+
+
+def _troubled(glance: Glance, rows: int) -> RenderableType:
+    shown = glance.troubled[:rows]
+    fleet = glance.fleet
+    hidden = max(fleet.problems + fleet.drifting + fleet.devices - fleet.online, len(glance.troubled)) - len(shown)
+    cells = [(Text(view.id, style="bold"), *_why(view, glance)) for view in shown]
+    body = table(("device", "is", "because"), cells, "")
+    if hidden <= 0:
+        return body
+    hint = "… and more: `wherry device list --state problem` (or drifting, offline)"
+    return Group(body, Text(hint, style="dim"))
+
+
+def _why(view: DeviceView, glance: Glance) -> tuple[Text, Text]:
+    if view.problem:
+        return Text("in trouble", style="bold red"), Text(problem_text(view.problem))
+    if not view.online:
+        return Text("offline", style="yellow"), Text(f"last seen {ago(view.last_seen, glance.at)}")
+    serving = {slot.slot: slot for slot in view.slots}
+    parts = []
+    for name in view.drift:
+        slot = serving.get(name)
+        phase = f", {slot.deployment.phase.replace('_', ' ')}" if slot and slot.deployment else ""
+        runs = release_name(slot.serving if slot else None)
+        parts.append(f"{name}: runs {runs}, should run {release_name(view.desired.get(name))}{phase}")
+    return Text("drifting", style="yellow"), Text("; ".join(parts))
+
+
+def _rollouts(glance: Glance, rows: int) -> RenderableType:
+    cells = [
+        (
+            str(view.id),
+            Text(f"{view.model} {view.version}", style="bold"),
+            Text(watch.summary(view), style=watch.STATE_STYLES.get(view.state, "cyan")),
+            ago(view.created, glance.at),
+        )
+        for view in glance.rollouts[:rows]
+    ]
+    return table((">id", "release", "state", "started"), cells, "")
+
+
+def _hosts(found: list[HostTelemetry]) -> RenderableType:
+    cells = []
+    for host in found:
+        hottest = max(host.temperatures.values(), default=None)
+        cells.append(
+            (
+                Text(host.device, style="bold"),
+                Text(f"{host.cpu_percent:.0f} %", style="bold yellow" if host.cpu_percent >= 90 else ""),
+                share(host.memory_used_bytes, host.memory_total_bytes),
+                share(host.disk_used_bytes, host.disk_total_bytes),
+                "-" if hottest is None else Text(f"{hottest:.0f} °C", style="bold red" if hottest >= 80 else ""),
+            )
+        )
+    return table(("device", ">cpu", "memory", "disk", ">hottest"), cells, "")
