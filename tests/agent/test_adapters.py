@@ -25,6 +25,7 @@ from wherry.errors import Conflict, EngineError, NotFound, RegistryError, RouteE
 from wherry.profile import RunOptions
 from wherry.release import RunSpec
 from wherry_agent.assignment import TrustedImage
+from wherry_agent.container_logs import log_lines
 from wherry_agent.containers import DockerEngine
 from wherry_agent.fetch.registry import RegistryFetcher
 from wherry_agent.ports import Cancel, StepCancelled
@@ -218,6 +219,19 @@ class TestDocker:
         finally:
             engine.remove(NAME)
 
+    def test_its_log_comes_with_instants_bounded_by_lines_and_time(self, real):
+        engine, images, *_ = real
+        engine.create(NAME, "main", images[0], free_port(), 8500)
+        engine.start(NAME)
+        wait_for(lambda: b"hello" in engine.logs(NAME, 10, None))
+        first = log_lines(engine.logs(NAME, 10, None), "1", None, 10)[0][0]
+        assert first.text == "hello"
+        assert engine.logs(NAME, 10, first.at.timestamp() + 60) == b""
+        assert engine.logs(NAME, 1, None).count(b"\n") == 1
+        engine.remove(NAME)
+        with pytest.raises(EngineError, match="does not exist"):
+            engine.logs(NAME, 10, None)
+
     def test_a_foreign_container_with_our_name_is_never_touched(self, real):
         engine, (image, _), *_ = real
         docker("create", "--name", "core-test-foreign", image.image.config_digest)
@@ -356,6 +370,12 @@ def test_the_kernel_turns_a_port_and_leaves_connections_where_they_are(real):
         route.clear()
         for name in engine.observe():
             engine.remove(name)
+
+
+def test_whether_a_table_could_be_made_is_tried_out_without_making_it():
+    route = KernelRoute("wherry_try_out")
+    route.try_out()
+    assert "wherry_try_out" not in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
 
 
 def test_a_packet_filter_that_cannot_be_run_is_a_route_error(monkeypatch):

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from agent_fakes import DEVICE, START, make_image
 
-from wherry.messages import Problem
+from wherry.messages import Problem, UpdateLock
 from wherry_agent.assignment import Assignment, Marks
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, container_name
 from wherry_agent.planner import assign_ports, plan, to_admit, to_supersede
@@ -273,3 +273,54 @@ def test_a_fallback_goes_on_serving_while_its_successor_is_fetched():
     steps = [step.kind for step in plan(desired(main=V3), seen, known, START, broken=frozenset({"main"}))]
     assert "EnsureRoute" not in steps
     assert "StandDown" not in steps
+
+
+LOCK = UpdateLock(holder="inspection", reason="the belt runs", expires=START + timedelta(hours=1))
+
+
+class TestUpdateLock:
+    """An application holds off swaps of what serves it, and nothing else."""
+
+    def held(self, *containers, routes=SERVING_1):
+        return replace(observed(*containers, routes=routes), lock=LOCK)
+
+    def test_a_new_release_is_fetched_ahead_and_waits(self):
+        known = entry(SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, "admitted")))
+        assert sentence(desired(main=V2), self.held(contain(V1)), known) == ["Fetch"]
+        fetched = trial(V2, "fetching", finished="Fetch")
+        known = entry(SlotEntry("main", 8500, known_good=V1, deployment=fetched))
+        assert sentence(desired(main=V2), self.held(contain(V1)), known) == []
+
+    @pytest.mark.parametrize("phase", ["staging", "starting", "probing"])
+    def test_a_candidate_that_stands_beside_what_serves_waits(self, phase):
+        known = entry(SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, phase, mode="overlap")))
+        assert sentence(desired(main=V2), self.held(contain(V1), contain(V2)), known) == []
+
+    @pytest.mark.parametrize(
+        ("phase", "rest"), [("switching", ["Switch", "Soak", "Commit"]), ("soaking", ["Soak", "Commit"])]
+    )
+    def test_a_swap_that_has_begun_ends(self, phase, rest):
+        known = entry(SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, phase, mode="overlap")))
+        routes = {8500: 18502 if phase == "soaking" else 18501}
+        assert sentence(desired(main=V2), self.held(contain(V1), contain(V2), routes=routes), known) == rest
+
+    def test_a_slot_that_serves_nothing_is_not_held_off(self):
+        known = entry(SlotEntry("main", 8500, deployment=trial(V2, "fetching", finished="Fetch")))
+        assert sentence(desired(main=V2), self.held(), known)[0] == "Stage"
+        replaced = trial(V2, "starting", mode="replace")
+        known = entry(SlotEntry("main", 8500, known_good=V1, deployment=replaced))
+        steps = sentence(desired(main=V2), self.held(contain(V1, "exited"), contain(V2, "created")), known)
+        assert steps[0] == "Start"
+
+    def test_a_rollback_and_the_care_for_the_known_good_are_never_held_off(self):
+        back = trial(V2, "rolling_back", verdict="reject", mode="overlap")
+        known = entry(SlotEntry("main", 8500, known_good=V1, deployment=back))
+        assert sentence(desired(main=V2), self.held(contain(V1), contain(V2)), known) == ["Rollback"]
+        known = entry(SlotEntry("main", 8500, known_good=V1))
+        assert sentence(desired(main=V1), self.held(contain(V1, "exited")), known) == ["EnsureServing"]
+        assert sentence(desired(main=V1), self.held(contain(V1), routes={}), known) == ["EnsureRoute"]
+
+    def test_a_slot_that_is_to_be_emptied_serves_on_until_the_lock_ends(self):
+        known = entry(SlotEntry("main", 8500, known_good=V1))
+        assert sentence(desired(), self.held(contain(V1)), known) == []
+        assert sentence(desired(), observed(contain(V1), routes=SERVING_1), known) == ["Remove"]

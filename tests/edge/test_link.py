@@ -19,6 +19,7 @@ from wherry.messages import (
     parse_up,
 )
 from wherry.mqtt import MqttClient
+from wherry.questions import LogLine, LogsReply, LogsRequest
 from wherry.topics import EVERY_DEVICE_UP, Kind, Topic
 from wherry_agent.events import AssignmentReceived, CommandReceived, LinkChanged
 from wherry_agent.link import AgentLink
@@ -121,6 +122,18 @@ def test_says_that_it_is_online_and_how_it_is_at_every_connect(broker, server, d
     wait_until(lambda: server.states()[-1] == 3, "the state of after the loss arrives")
     changes = [event.connected for event in device.events() if isinstance(event, LinkChanged)]
     assert changes == [True, False, True]
+
+
+def test_a_question_reaches_whoever_answers_and_the_answer_reaches_the_server(server, device, wait_until):
+    device.link.start()
+    wait_until(lambda: device.link.connected, "it connects")
+    question = LogsRequest(id="question1", slot="main", lines=3)
+    server.client.publish(Topic("dev-1", Kind.CMD), question.to_bytes())
+    wait_until(lambda: device.questions == [question], "the question arrives")
+    assert not any(isinstance(event, CommandReceived) for event in device.events()), "the control loop is left alone"
+    answer = LogsReply(device="dev-1", id="question1", lines=[LogLine(at=NOW, text="hello", version="2")])
+    assert device.link.reply(answer)
+    wait_until(lambda: answer in server.others, "the answer arrives")
 
 
 def test_a_report_that_says_nothing_new_is_not_sent(server, device, wait_until):
