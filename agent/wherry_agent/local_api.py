@@ -219,6 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             length = int(self.headers.get("Content-Length") or 0)
             if not 0 <= length <= _MOST_BYTES:
+                self.rfile.read(max(0, min(length, 16 * _MOST_BYTES)))  # a peer that still sends reads no answer
                 raise InputError("request", f"is longer than {_MOST_BYTES} bytes")
             body = self.rfile.read(length) if length else b""
             document = self.server.api.answer(self.command, self.path, body, self._peer())
