@@ -11,5 +11,6 @@ done
 for runtime in onnx litert tflite; do
   compile pyproject.toml --extra serving --extra "$runtime" --output-file "requirements/serving-$runtime.txt"
 done
+echo "pillow>=11" | compile - --output-file requirements/serving-picture.txt
 echo uv | compile - --output-file requirements/tools.txt
 printf 'mlserver\nonnxruntime\n' | compile - --output-file requirements/bench-mlserver.txt

@@ -35,9 +35,13 @@ APP_FOLDER = "/opt/wherry/app"
 """In the image: the packages `wherry` and `wherry_serving`."""
 RUNTIME_FOLDER = "/opt/wherry/runtime"
 """In the image: the wheels of the model runtime, unpacked."""
+PICTURE_FOLDER = "/opt/wherry/picture"
+"""In images whose model takes pictures: Pillow."""
+STAGE_VARIABLE = "WHERRY_STAGE"
+"""Environment of a model's image: its stage. Not in model.json, so that all stages share the model's layer."""
 SERVING_PORT = 8080
 LABEL = "io.wherry."
-"""Prefix of image labels (model, version, profile, runtime, provider, precision, l4t, sm, cuda, tensorrt) and of
+"""Prefix of image labels (model, version, stage, profile, runtime, provider, precision, l4t, sm, cuda, tensorrt) and of
 container labels (also slot, release, role, device)."""
 
 
@@ -266,7 +270,6 @@ class ModelFile(_Model):
         file: the model's file name in the same folder.
         reset: "each" resets the variables of a stateful TFLite model before each request.
         threads: intra-op threads of the runtime; 0 lets it choose.
-        stage: of the image; `dev` has a page at `/` to try the model in a browser.
         picture: how a posted picture becomes an input.
         labelled: what an output's numbers mean.
     """
@@ -281,7 +284,6 @@ class ModelFile(_Model):
     signature: Signature
     reset: Literal["each", "never"] = "never"
     threads: int = 0
-    stage: Stage = "prod"
     picture: PictureInput | None = None
     labelled: LabelledOutput | None = None
 

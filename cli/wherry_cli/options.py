@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from pydantic import BaseModel, Field
@@ -60,6 +60,23 @@ class PackageRequest(BaseModel):
         typer.Option("--shape", metavar="INPUT=1,3,224,224", help="Size of a dynamic input for made-up golden cases."),
     ] = []
     stage: Annotated[Stage, typer.Option("--stage", help="Channel that the release is for.")] = "prod"
+    quantize: Annotated[
+        Literal["fp16", "int8"] | None,
+        typer.Option("--quantize", help="Make the model smaller first, and refuse it if its answers change."),
+    ] = None
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration", metavar="DIR", help="Typical inputs for --quantize: .npz, .npy, golden cases, or pictures."
+        ),
+    ] = None
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE", help="How pictures become inputs, and labels of the classes (TOML)."),
+    ] = None
+    no_push: Annotated[
+        bool, typer.Option("--no-push", metavar="", help="Only save the images, whatever registry login gave.")
+    ] = False
     from_image: Annotated[
         str | None, typer.Option("--from-image", metavar="REF", help="A ready-made image instead of a model file.")
     ] = None
@@ -69,6 +86,24 @@ class PackageRequest(BaseModel):
             "--no-golden", metavar="", help="No golden cases: nothing proves the answers.", rich_help_panel=_FINE
         ),
     ] = False
+    min_agreement: Annotated[
+        float,
+        Field(gt=0, le=100),
+        typer.Option(
+            "--min-agreement",
+            metavar="PERCENT",
+            help="Answers of the original that --quantize must keep.",
+            rich_help_panel=_FINE,
+        ),
+    ] = 99.0
+    reset: Annotated[
+        Literal["each", "never"] | None,
+        typer.Option(
+            "--reset",
+            help="Forget a stateful TFLite model's variables for each request; default: if it has any.",
+            rich_help_panel=_FINE,
+        ),
+    ] = None
     runtime: Annotated[
         Runtime | None, typer.Option("--runtime", help="Model runtime; default: by the file.", rich_help_panel=_FINE)
     ] = None
@@ -129,6 +164,7 @@ class PackageRequest(BaseModel):
             InputError: a shape is not readable.
         """
         from wherry_cli.packaging.command import PackageOrder, parse_shapes
+        from wherry_cli.packaging.quantize import Quantize
         from wherry_cli.packaging.release import ReleaseOptions
 
         release = ReleaseOptions(
@@ -139,7 +175,8 @@ class PackageRequest(BaseModel):
             name=self.name, version=self.version, profiles=tuple(self.profiles), model=self.model,
             from_image=self.from_image, registry=self.registry, output=self.folder(home), golden=self.golden,
             no_golden=self.no_golden, shapes=parse_shapes(self.shapes), runtime=self.runtime, provider=self.provider,
-            precision=self.precision, base=self.base, release=release,
+            precision=self.precision, base=self.base, release=release, reset=self.reset, picture=self.picture,
+            quantize=Quantize(self.quantize, self.calibration, self.min_agreement) if self.quantize else None,
         )  # fmt: skip
 
 
@@ -194,5 +231,11 @@ def read_request(**values: Any) -> PackageRequest:
     if request.model and not request.model.is_file():
         reason = "is a folder" if request.model.is_dir() else "does not exist"
         raise InputError(f"model file {request.model}", reason, "Check the path")
+    if request.calibration and not request.quantize:
+        raise InputError("--calibration", "is given without --quantize", "Add --quantize int8 (or fp16)")
+    if request.no_push:
+        if request.registry:
+            raise InputError("--registry and --no-push", "contradict each other", "Give one of them")
+        return request
     registry = request.registry or os.environ.get("WHERRY_REGISTRY") or read_config(find_home()).get("registry")
     return request.model_copy(update={"registry": registry})

@@ -53,4 +53,31 @@ def package_page(made: PackageFile, folder: Path) -> RenderableType:
     pushed = all(image.repository for image in made.images)
     step = f"wherry release publish {folder}" if pushed else "package with --registry HOST:PORT, to publish it"
     hint = Text(f"Next: {step}", style="dim")
-    return Group(head, table(("profile", ">download", "layers", "image"), cells, "No images."), hint)
+    images = table(("profile", ">download", "layers", "image"), cells, "No images.")
+    return Group(head, *quantization_table(made), images, hint)
+
+
+def quantization_table(made: PackageFile) -> list[RenderableType]:
+    """The model beside its original; nothing without --quantize."""
+    report = made.quantization
+    if report is None:
+        return []
+    if report.quantized is None:
+        return [Text(f"The model is {report.kind} already: --quantize changed nothing.", style="yellow")]
+    old, new = report.original, report.quantized
+    cells = [
+        (Text("original"), old.precision, size(old.bytes), f"{old.milliseconds:.2f} ms", "", "", ""),
+        (
+            Text(report.method, style="bold"),
+            new.precision,
+            f"{size(new.bytes)} ({new.bytes / old.bytes:.0%})",
+            f"{new.milliseconds:.2f} ms",
+            f"{report.error:.2g}",
+            f"{report.cosine:.5f}",
+            f"{report.agreement:.1%}",
+        ),
+    ]
+    kind = "made-up inputs (give typical ones with --calibration)" if report.made_up else "samples"
+    note = Text(f"Compared on {report.samples} {kind}; latency is this machine's median.", style="dim")
+    columns = ("model", "precision", ">size", ">latency", ">error", ">cosine", ">agreement")
+    return [table(columns, cells, ""), note, Text()]

@@ -13,7 +13,7 @@ from wherry.identity import sha256_digest
 from wherry.release import GoldenFile, GoldenGate, HttpGate, ModelFile
 from wherry_cli.packaging.app_layer import serving_layer
 from wherry_cli.packaging.base import Base
-from wherry_cli.packaging.build import ImageOptions, assemble, build_image, check_size
+from wherry_cli.packaging.build import ImageOptions, ProgramLayers, assemble, build_image, check_size
 from wherry_cli.packaging.command import PackageOrder, package, parse_shapes
 from wherry_cli.packaging.from_image import ReadyMade, rebuild_image
 from wherry_cli.packaging.golden import golden_bytes
@@ -45,7 +45,12 @@ def build(profiles, make_model):
         base = Base((make_layer("base", [Entry("etc/base", data=b"base")], store),), config or {})
         runtime = make_layer("runtime", [Entry("opt/wherry/runtime/x.py", data=b"runtime")], store)
         return build_image(
-            source, profiles[profile], base, runtime, serving_layer(store), store, ImageOptions(**options)
+            source,
+            profiles[profile],
+            base,
+            ProgramLayers(runtime, serving_layer(store)),
+            store,
+            ImageOptions(**options),
         )
 
     return build
@@ -102,7 +107,8 @@ def test_the_configuration_is_what_server_and_agent_expect(build, store):
     assert run["StopSignal"] == "SIGTERM"
     assert (config["os"], config["architecture"]) == ("linux", "amd64")
     assert run["Labels"]["io.wherry.model"] == "vision"
-    assert "io.wherry.stage" not in run["Labels"], "promoting a release must not change its image"
+    assert run["Labels"]["io.wherry.stage"] == "prod"
+    assert "WHERRY_STAGE=prod" in run["Env"]
     assert config["rootfs"]["diff_ids"] == [layer.diff_id for layer in built.layers]
     assert len(config["history"]) == len(built.layers)
 

@@ -10,7 +10,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from wherry.errors import InputError, RegistryError
 from wherry.identity import sha256_digest
@@ -18,6 +18,7 @@ from wherry.profile import BaseImage
 from wherry_cli.packaging.debian import ARCHITECTURES, RECIPE, debootstrap, finish_base
 from wherry_cli.packaging.layers import EPOCH_TEXT
 from wherry_cli.packaging.oci import DOCKER_INDEX, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Blob, Manifest
+from wherry_cli.packaging.package_file import LayerKind
 from wherry_cli.packaging.progress import Progress, Report, silent
 from wherry_cli.packaging.reference import Reference, parse_reference
 from wherry_cli.packaging.registry import RegistryClient
@@ -181,7 +182,7 @@ def _pulled_layer(
     kind = notes.get("io.wherry.layer", "base")
     media_type = GZIP_LAYER if item["mediaType"] == _DOCKER_GZIP else item["mediaType"]
     return Layer(
-        kind if kind in ("base", "runtime", "serving", "model", "golden") else "other",
+        kind if kind in get_args(LayerKind) else "other",
         media_type,
         item["digest"],
         diff_id,

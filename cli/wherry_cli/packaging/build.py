@@ -9,7 +9,16 @@ from typing import Any
 from wherry.errors import InputError
 from wherry.identity import sha256_digest
 from wherry.profile import DeviceProfile
-from wherry.release import APP_FOLDER, LABEL, MODELS_FOLDER, RUNTIME_FOLDER, SERVING_PORT
+from wherry.release import (
+    APP_FOLDER,
+    LABEL,
+    MODELS_FOLDER,
+    PICTURE_FOLDER,
+    RUNTIME_FOLDER,
+    SERVING_PORT,
+    STAGE_VARIABLE,
+    Stage,
+)  # fmt: skip
 from wherry_cli.packaging.base import Base, canonical, describe
 from wherry_cli.packaging.debian import USER_ID
 from wherry_cli.packaging.golden import golden_bytes
@@ -29,6 +38,7 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "HOME": "/tmp",  # noqa: S108 - the container's own tmpfs
 }
+_WARN_PERCENT = 80
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME", "CUDA_VERSION", "LANG")
 
 
@@ -77,9 +87,32 @@ class ImageOptions:
 
     Attributes:
         provider: execution provider; default: the base's label, else the CPU.
+        stage: of the image; the same layers, but for the page that only `dev` carries.
     """
 
     provider: str | None = None
+    stage: Stage = "prod"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramLayers:
+    """What runs the model, from the bottom up.
+
+    Attributes:
+        runtime: the model runtime's wheels; None when the base holds them.
+        serving: the model server.
+        picture: Pillow, for models that take pictures.
+        page: the interactive page of stage dev.
+    """
+
+    runtime: Layer | None
+    serving: Layer
+    picture: Layer | None = None
+    page: Layer | None = None
+
+    def listed(self) -> tuple[Layer, ...]:
+        """Those that there are."""
+        return tuple(layer for layer in (self.runtime, self.picture, self.serving, self.page) if layer is not None)
 
 
 def model_folder(name: str) -> str:
@@ -111,8 +144,7 @@ def build_image(
     source: ModelSource,
     profile: DeviceProfile,
     base: Base,
-    runtime: Layer | None,
-    serving: Layer,
+    programs: ProgramLayers,
     store: Store,
     options: ImageOptions | None = None,
 ) -> BuiltImage:
@@ -122,19 +154,19 @@ def build_image(
         source: the model.
         profile: the hardware class.
         base: what the image stands on.
-        runtime: the model runtime's wheels; None when the base holds it.
-        serving: the model server.
+        programs: layers of the model server and what it needs.
         store: where layers are kept.
         options: choices.
 
     Raises:
         StoreError: the store cannot be written.
     """
-    provider = (options.provider if options else None) or base.labels.get(f"{LABEL}provider") or CPU
+    chosen = options or ImageOptions()
+    provider = chosen.provider or base.labels.get(f"{LABEL}provider") or CPU
     model, golden = model_layer(source, provider, store)
-    layers = (*base.layers, *((runtime,) if runtime else ()), serving, model)
+    layers = (*base.layers, *programs.listed(), model)
     labels = release_labels(source.name, source.version, profile, source.runtime, provider, source.precision)
-    labels = _hardware_labels(base.labels) | labels
+    labels = _hardware_labels(base.labels) | labels | {f"{LABEL}stage": chosen.stage}
     config = image_config(profile.platform, base.config, layers, labels, base.labels.get(f"{LABEL}python", _PYTHON))
     mounts = (base.source.repository,) if base.source else ()
     return assemble(profile, config, layers, labels, golden, mounts)
@@ -143,7 +175,7 @@ def build_image(
 def release_labels(
     name: str, version: str, profile: DeviceProfile, runtime: str, provider: str, precision: str
 ) -> dict[str, str]:
-    """The labels that say what an image is. The stage is not among them: promoting must not change the digest."""
+    """The labels that say what an image is, whatever its stage."""
     return {
         f"{LABEL}model": name,
         f"{LABEL}version": version,
@@ -165,6 +197,9 @@ def image_config(
     """The OCI image configuration of a model's image."""
     given = dict(item.partition("=")[::2] for item in (base.get("config") or {}).get("Env") or [])
     environment = _ENVIRONMENT | {key: given[key] for key in _INHERITED if key in given}
+    environment[STAGE_VARIABLE] = labels.get(f"{LABEL}stage", "prod")
+    if any(layer.kind == "picture" for layer in layers):
+        environment["PYTHONPATH"] += f":{PICTURE_FOLDER}"
     return _platform(platform) | {
         "created": EPOCH_TEXT,
         "config": {
@@ -219,5 +254,28 @@ def check_size(built: BuiltImage, profile: DeviceProfile) -> None:
         raise InputError(
             f"image for {profile.name}",
             f"has {size} MB unpacked, the profile's limit is {limit} MB",
-            "Use a smaller model or base, or raise image_limit_mb in the profile",
+            f"{way_out(built)}; or raise image_limit_mb in the profile",
         )
+
+
+def size_warning(built: BuiltImage, profile: DeviceProfile) -> str:
+    """What to say of an image that takes most of what the profile allows; empty for smaller ones."""
+    size, limit = built.unpacked_bytes // (1 << 20), profile.capabilities.image_limit_mb
+    if size * 100 <= limit * _WARN_PERCENT:
+        return ""
+    return f"{size} MB unpacked, of {limit} MB that {profile.name} allows. {way_out(built)}."
+
+
+def way_out(built: BuiltImage) -> str:
+    """How to make an image smaller, by what weighs most in it."""
+    sizes: dict[str, int] = {}
+    for layer in built.layers:
+        sizes[layer.kind] = sizes.get(layer.kind, 0) + layer.unpacked
+    heaviest = max(sizes, key=lambda kind: sizes[kind])
+    advice = {
+        "model": "Make the model smaller: --quantize fp16 halves its weights, --quantize int8 quarters them",
+        "runtime": "Take a smaller runtime: TFLite's (litert, tflite) weigh less than ONNX Runtime",
+        "base": "Take a slimmer base: --base debian has about 45 MB",
+    }
+    share = f"Its {heaviest} layer alone has {sizes[heaviest] // (1 << 20)} MB"
+    return f"{share}. {advice.get(heaviest, 'Leave out of the image what the model does not need')}"

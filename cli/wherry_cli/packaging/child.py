@@ -8,12 +8,16 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from wherry.errors import ModelError
-from wherry.release import GoldenCase, ModelFile, Precision, Signature
+from wherry.elements import tensor_to_golden
+from wherry.errors import InputError, MalformedMessage, ModelError
+from wherry.release import GoldenCase, LabelledOutput, ModelFile, PictureInput, Precision, Signature
 from wherry_cli.packaging.child_process import answer_parent
 from wherry_cli.packaging.golden import CASES, check_given, make_cases, repeats
 from wherry_cli.packaging.onnx_file import classify, onnx_precision
+from wherry_cli.packaging.picture import Declaration, declare
 from wherry_cli.packaging.tflite_file import tflite_facts
+from wherry_serving.arrays import from_array
+from wherry_serving.pictures import Pictures
 from wherry_serving.runtimes import Runtime, open_runtime
 
 Goldens = Literal["made", "given", "none"]
@@ -24,6 +28,8 @@ class Order(BaseModel):
 
     Attributes:
         goldens: make cases, check the given ones, or neither.
+        declaration: what the operator says of pictures and labels.
+        pictures: picture files that become golden cases, besides the given ones.
         reset: as in model.json; None finds out whether the model keeps state and resets it if so.
     """
 
@@ -35,6 +41,8 @@ class Order(BaseModel):
     shapes: dict[str, list[int]] = {}
     reset: Literal["each", "never"] | None = None
     count: int = CASES
+    declaration: Declaration | None = None
+    pictures: list[str] = []
 
 
 class Findings(BaseModel):
@@ -44,21 +52,26 @@ class Findings(BaseModel):
     precision: Precision
     reset: Literal["each", "never"]
     cases: list[GoldenCase]
+    picture: PictureInput | None = None
+    labelled: LabelledOutput | None = None
+
+
+def _described(order: Order, reset: Literal["each", "never"], signature: Signature) -> ModelFile:
+    return ModelFile(
+        name="model",
+        version="0",
+        file=Path(order.path).name,
+        runtime=order.runtime,
+        provider="CPUExecutionProvider",
+        precision="fp32",
+        signature=signature,
+        reset=reset,
+    )
 
 
 def _open(order: Order, reset: Literal["each", "never"]) -> Runtime:
     path = Path(order.path)
-    empty = Signature(inputs=[], outputs=[])
-    file = ModelFile(
-        name="model",
-        version="0",
-        file=path.name,
-        runtime=order.runtime,
-        provider="CPUExecutionProvider",
-        precision="fp32",
-        signature=empty,
-        reset=reset,
-    )
+    file = _described(order, reset, Signature(inputs=[], outputs=[]))
     try:
         return open_runtime(file, path)
     except ModelError as error:
@@ -74,10 +87,30 @@ def _weights(order: Order) -> tuple[Precision, bool]:
     return classify(facts.weights), facts.stateful
 
 
-def _cases(runtime: Runtime, order: Order, precision: Precision) -> list[GoldenCase]:
+def _cases(runtime: Runtime, order: Order, precision: Precision, described: ModelFile) -> list[GoldenCase]:
     if order.goldens == "given":
-        return check_given(runtime, order.cases, precision)
+        return check_given(runtime, [*order.cases, *_picture_cases(order, described)], precision)
     return make_cases(runtime, order.shapes, order.count)
+
+
+def _picture_cases(order: Order, described: ModelFile) -> list[GoldenCase]:
+    """Pictures as cases without answers, prepared as the model server will prepare them."""
+    if not order.pictures:
+        return []
+    if described.picture is None:
+        fix = "Declare the picture input with --picture"
+        raise InputError("golden cases", "hold pictures, and the model declares no picture input", fix)
+    prepare = Pictures(described)
+    cases = []
+    for place in map(Path, order.pictures):
+        try:
+            inputs = prepare.inputs(place.read_bytes())
+        except (OSError, MalformedMessage) as error:
+            reason = error.reason if isinstance(error, MalformedMessage) else f"cannot be read ({error.strerror})"
+            raise InputError(f"golden picture {place.name}", reason) from error
+        tensors = [tensor_to_golden(from_array(name, array)) for name, array in inputs.items()]
+        cases.append(GoldenCase(name=place.stem, inputs=tensors, outputs=[]))
+    return cases
 
 
 def find_out(order: Order) -> Findings:
@@ -92,10 +125,20 @@ def find_out(order: Order) -> Findings:
     precision = order.precision or found
     reset = order.reset or ("each" if stateful else "never")
     runtime = _open(order, reset)
-    findings = Findings(signature=runtime.signature, precision=precision, reset=reset, cases=[])
+    described = _described(order, reset, runtime.signature)
+    if order.declaration is not None:
+        described = declare(order.declaration, described)
+    findings = Findings(
+        signature=runtime.signature,
+        precision=precision,
+        reset=reset,
+        cases=[],
+        picture=described.picture,
+        labelled=described.labelled,
+    )
     if order.goldens == "none":
         return findings
-    cases = _cases(runtime, order, precision)
+    cases = _cases(runtime, order, precision, described)
     if not repeats(runtime, cases, precision):
         fix = "It keeps state or draws at random: package it without golden cases (--no-golden)"
         raise ModelError(f"model {path.name}", "does not answer the same request the same way twice", fix)

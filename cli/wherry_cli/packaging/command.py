@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,19 +12,29 @@ from typing import Literal
 from wherry.errors import InputError, StoreError
 from wherry.profile import BaseImage, DeviceProfile, get_profile, load_profiles
 from wherry.release import LABEL, GoldenCase, Precision, Runtime
-from wherry_cli.packaging.app_layer import serving_layer
+from wherry_cli.packaging.app_layer import page_layer, serving_layer
 from wherry_cli.packaging.base import Base, base_for, registry_image
-from wherry_cli.packaging.build import BuiltImage, ImageOptions, build_image, check_size
+from wherry_cli.packaging.build import (
+    BuiltImage,
+    ImageOptions,
+    ProgramLayers,
+    build_image,
+    check_size,
+    size_warning,
+)
 from wherry_cli.packaging.from_image import ReadyMade, rebuild_image
 from wherry_cli.packaging.golden import read_golden, telling
 from wherry_cli.packaging.model import ModelSource, ModelWishes, read_model
-from wherry_cli.packaging.package_file import PACKAGE_FILE_NAME, PackagedImage, PackageFile
+from wherry_cli.packaging.package_file import PACKAGE_FILE_NAME, PackagedImage, PackageFile, QuantizationReport
+from wherry_cli.packaging.picture import Declaration, read_declaration
 from wherry_cli.packaging.progress import Progress, Report, silent
 from wherry_cli.packaging.push import image_tag, model_repository, push_image, save_oci_layout
+from wherry_cli.packaging.quantize import ModelNotes, Quantize, quantize_model
 from wherry_cli.packaging.reference import check_registry, parse_reference
 from wherry_cli.packaging.registry import RegistryClient
 from wherry_cli.packaging.release import ReleaseOptions, Served, check_fit, packaged_image
-from wherry_cli.packaging.runtime import runtime_layer
+from wherry_cli.packaging.runtime import picture_layer, runtime_layer
+from wherry_cli.packaging.samples import PICTURE_SUFFIXES
 from wherry_cli.packaging.store import Store, cache_folder
 
 GOLDEN_FILE_NAME = "golden.json"
@@ -39,8 +50,10 @@ class PackageOrder:
         from_image: a reference to a ready-made image.
         registry: HOST:PORT to push to; without it images are saved in the OCI layout below `output`.
         output: folder for package.json and golden.json.
-        golden: file or folder of given cases; without it cases are made, unless `no_golden`.
+        golden: file or folder of given cases, or of pictures; without it cases are made, unless `no_golden`.
         shapes: sizes of dynamic inputs for made cases.
+        quantize: how to quantize the model first; None packages it as it is.
+        picture: declaration file of pictures and labels.
         base: "debian" or an OCI reference, instead of the profile's base.
         cache: folder of the layer cache; default: `cache_folder()`.
     """
@@ -59,6 +72,8 @@ class PackageOrder:
     provider: str | None = None
     precision: Precision | None = None
     reset: Literal["each", "never"] | None = None
+    quantize: Quantize | None = None
+    picture: Path | None = None
     base: str | None = None
     release: ReleaseOptions = field(default_factory=ReleaseOptions)
     cache: Path | None = None
@@ -118,8 +133,14 @@ def package(
             registry = stack.enter_context(RegistryClient.for_user(check_registry(order.registry)))
             model_repository(order.registry, order.name)
         work = _Work(order, Store(order.cache or cache_folder()), registry, report)
-        images = _from_image(work, chosen) if order.from_image else _from_model(work, chosen)
-    made = PackageFile(model=order.name, version=order.version, stage=order.release.stage, images=images)
+        if order.from_image:
+            images, report_of = _from_image(work, chosen), None
+        else:
+            folder = work.store.scratch()
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            images, report_of = _from_model(work, chosen, folder)
+    stage = order.release.stage
+    made = PackageFile(model=order.name, version=order.version, stage=stage, quantization=report_of, images=images)
     if order.output is not None:
         _write(order.output / PACKAGE_FILE_NAME, made.to_json().encode())
     return made
@@ -134,33 +155,52 @@ def _check(order: PackageOrder) -> None:
         raise InputError("--profile", "is missing or names a profile twice")
     if order.golden is not None and order.no_golden:
         raise InputError("--golden and --no-golden", "contradict each other")
+    for option, given in (("--quantize", order.quantize), ("--picture", order.picture)):
+        if given is not None and order.from_image is not None:
+            raise InputError(option, "is for model files", "Leave it out: a ready-made image stays as it is")
 
 
 def _given_cases(order: PackageOrder) -> tuple[GoldenCase, ...]:
-    return tuple(read_golden(order.golden)) if order.golden is not None else ()
+    """The given cases; a folder of pictures alone holds none that are written down."""
+    if order.golden is None or (_given_pictures(order) and not any(order.golden.glob("*.json"))):
+        return ()
+    return tuple(read_golden(order.golden))
 
 
-def _from_model(work: _Work, profiles: list[DeviceProfile]) -> list[PackagedImage]:
-    source = _read(work)
+def _given_pictures(order: PackageOrder) -> tuple[Path, ...]:
+    if order.golden is None or not order.golden.is_dir():
+        return ()
+    return tuple(sorted(path for path in order.golden.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES))
+
+
+def _from_model(
+    work: _Work, profiles: list[DeviceProfile], folder: Path
+) -> tuple[list[PackagedImage], QuantizationReport | None]:
+    source, report = _read(work, folder)
     serving = serving_layer(work.store)
+    page = page_layer(work.store) if work.order.release.stage == "dev" else None
     images = []
     for profile in profiles:
         base = base_for(_base_of(profile, work.order.base), profile.platform, work.store, work.registry, work.report)
         runtime = None
         if _base_brings(base, source, profile) is False:
             runtime = runtime_layer(source.runtime, profile, work.store, work.report)
-        options = ImageOptions(provider=work.order.provider)
-        built = build_image(source, profile, base, runtime, serving, work.store, options)
+        picture = picture_layer(profile, work.store, work.report) if source.picture else None
+        options = ImageOptions(provider=work.order.provider, stage=work.order.release.stage)
+        programs = ProgramLayers(runtime, serving, picture, page)
+        built = build_image(source, profile, base, programs, work.store, options)
         provider = built.labels[f"{LABEL}provider"]
         served = Served(source.name, source.version, source.runtime, provider, source.precision, source.signature)
         images.append(_deliver(work, built, served, profile))
-    return images
+    return images, report
 
 
-def _read(work: _Work) -> ModelSource:
+def _read(work: _Work, folder: Path) -> tuple[ModelSource, QuantizationReport | None]:
     order = work.order
     if order.model is None or order.runtime == "custom":
         raise InputError("--runtime custom", "is for --from-image")
+    declaration = read_declaration(order.picture) if order.picture else None
+    path, quantization = _quantized(work, order.model, declaration, folder)
     stage = f"model {order.model.name}"
     work.report(Progress(stage, 0, 1, "running its golden cases"))
     wishes = ModelWishes(
@@ -170,13 +210,31 @@ def _read(work: _Work) -> ModelSource:
         goldens="none" if order.no_golden else "given" if order.golden else "made",
         cases=_given_cases(order),
         shapes={name: list(shape) for name, shape in order.shapes.items()},
+        declaration=declaration,
+        pictures=_given_pictures(order),
     )
-    source = read_model(order.model, order.name, order.version, wishes)
+    source = read_model(path, order.name, order.version, wishes)
     note = f"{source.precision}, {len(source.cases)} golden cases"
     if len(source.cases) > 1 and not telling(source.cases):
         note += "; all give the same answer, so give recorded ones with --golden to prove more"
     work.report(Progress(stage, 1, 1, note))
-    return source
+    return source, quantization
+
+
+def _quantized(
+    work: _Work, path: Path, declaration: Declaration | None, folder: Path
+) -> tuple[Path, QuantizationReport | None]:
+    """The model to package, quantized first where that is asked for."""
+    order = work.order
+    if order.quantize is None:
+        return path, None
+    stage = f"model {path.name} in {order.quantize.kind}"
+    work.report(Progress(stage, 0, 1, "quantizing it and comparing the answers"))
+    notes = ModelNotes(declaration, order.shapes, order.reset)
+    found, report = quantize_model(path, order.quantize, notes, folder)
+    done = f"{report.agreement:.1%} of the answers stay" if report.quantized else "it is already: nothing was changed"
+    work.report(Progress(stage, 1, 1, done))
+    return found, report
 
 
 def _base_of(profile: DeviceProfile, wished: str | None) -> BaseImage:
@@ -213,8 +271,9 @@ def _from_image(work: _Work, profiles: list[DeviceProfile]) -> list[PackagedImag
             if source is not work.registry:
                 base = Base(base.layers, base.config)  # another registry's repositories cannot be mounted
             ready = ReadyMade(
-                order.name, order.version, base, _given_cases(order), order.runtime, order.provider, order.precision
-            )
+                order.name, order.version, base, _given_cases(order), order.release.stage,
+                order.runtime, order.provider, order.precision,
+            )  # fmt: skip
             built, served = rebuild_image(ready, profile, work.store)
             images.append(_deliver(work, built, served, profile))
     return images
@@ -224,6 +283,9 @@ def _deliver(work: _Work, built: BuiltImage, served: Served, profile: DeviceProf
     """Check that it fits, then push it, or save it where there is no registry."""
     order = work.order
     check_size(built, profile)
+    warning = size_warning(built, profile)
+    if warning:
+        work.report(Progress(f"size for {profile.name}", 1, 1, f"Warning: {warning}"))
     check_fit(packaged_image(built, served, "", order.release), profile)
     if order.output is not None and built.golden is not None:
         _write(order.output / GOLDEN_FILE_NAME, built.golden)
@@ -232,7 +294,7 @@ def _deliver(work: _Work, built: BuiltImage, served: Served, profile: DeviceProf
             save_oci_layout(built, order.output / profile.name)
         return packaged_image(built, served, "", order.release)
     place = model_repository(work.registry.registry, order.name)
-    tag = image_tag(order.version, profile.name)
+    tag = image_tag(order.version, profile.name, order.release.stage)
     pushed = push_image(built, work.registry, place.repository, tag, work.store, work.report)
     stage = f"image for {profile.name}"
     work.report(Progress(stage, built.download_bytes, built.download_bytes, f"{pushed.sent_bytes} bytes sent"))

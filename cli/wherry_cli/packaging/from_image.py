@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 from wherry.errors import ContractError, InputError
 from wherry.profile import DeviceProfile
-from wherry.release import LABEL, MODEL_SCHEMA, MODELS_FOLDER, GoldenCase, ModelFile, Precision, Runtime
+from wherry.release import LABEL, MODEL_SCHEMA, MODELS_FOLDER, GoldenCase, ModelFile, Precision, Runtime, Stage
 from wherry.schemas import load_json, parse_schema
 from wherry_cli.packaging.base import Base
 from wherry_cli.packaging.build import CPU, BuiltImage, assemble, model_folder, release_labels
@@ -35,6 +35,7 @@ class ReadyMade:
     version: str
     base: Base
     cases: tuple[GoldenCase, ...] = ()
+    stage: Stage = "prod"
     runtime: Runtime | None = None
     provider: str | None = None
     precision: Precision | None = None
@@ -127,6 +128,7 @@ def rebuild_image(ready: ReadyMade, profile: DeviceProfile, store: Store) -> tup
     labels = ready.base.labels | release_labels(
         ready.name, ready.version, profile, served.runtime, served.provider, served.precision
     )
+    labels[f"{LABEL}stage"] = ready.stage
     config["config"] = dict(config.get("config") or {}) | {"Labels": labels}
     mounts = (ready.base.source.repository,) if ready.base.source else ()
     return assemble(profile, config, layers, labels, golden, mounts), served

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from wherry.errors import ModelError
-from wherry.release import GoldenCase, ModelFile, Precision, Signature
+from wherry.release import GoldenCase, LabelledOutput, ModelFile, PictureInput, Precision, Signature
 from wherry_cli.packaging.child import Findings, Goldens, Order
 from wherry_cli.packaging.child_process import ask_child
+from wherry_cli.packaging.picture import Declaration
 
 RunsOn = Literal["onnx", "litert", "tflite"]
 _SUFFIXES: dict[str, RunsOn] = {".onnx": "onnx", ".tflite": "litert"}
@@ -35,6 +36,8 @@ class ModelSource:
     precision: Precision
     reset: Literal["each", "never"] = "never"
     cases: tuple[GoldenCase, ...] = ()
+    picture: PictureInput | None = None
+    labelled: LabelledOutput | None = None
 
     @property
     def file_name(self) -> str:
@@ -52,6 +55,8 @@ class ModelSource:
             precision=self.precision,
             signature=self.signature,
             reset=self.reset,
+            picture=self.picture,
+            labelled=self.labelled,
         )
 
 
@@ -66,6 +71,8 @@ class ModelWishes:
         goldens: "made" from the signature, "given", or "none".
         cases: the given ones.
         shapes: sizes of dynamic inputs for made cases, by input name.
+        declaration: what is said of pictures and labels.
+        pictures: picture files among the given cases.
     """
 
     runtime: RunsOn | None = None
@@ -74,6 +81,8 @@ class ModelWishes:
     goldens: Goldens = "made"
     cases: tuple[GoldenCase, ...] = ()
     shapes: dict[str, list[int]] = field(default_factory=dict)
+    declaration: Declaration | None = None
+    pictures: tuple[Path, ...] = ()
 
 
 def runtime_of(path: Path, wished: RunsOn | None = None) -> RunsOn:
@@ -111,7 +120,12 @@ def read_model(path: Path, name: str, version: str, wishes: ModelWishes | None =
         cases=list(wanted.cases),
         shapes=wanted.shapes,
         reset=wanted.reset,
+        declaration=wanted.declaration,
+        pictures=[str(path.resolve()) for path in wanted.pictures],
     )
     slow = "did not answer its golden cases|Give smaller cases with --golden"
     found = ask_child(CHILD, order, Findings, f"model {path.name}", _CHILD_SECONDS, slow)
-    return ModelSource(path, name, version, runtime, found.signature, found.precision, found.reset, tuple(found.cases))
+    return ModelSource(
+        path, name, version, runtime, found.signature, found.precision, found.reset, tuple(found.cases),
+        found.picture, found.labelled,
+    )  # fmt: skip

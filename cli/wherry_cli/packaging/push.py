@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wherry.errors import InputError, StoreError
+from wherry.release import Stage
 from wherry_cli.packaging.base import BASE_REPOSITORY, canonical, layer_blob
 from wherry_cli.packaging.build import BuiltImage
 from wherry_cli.packaging.oci import OCI_MANIFEST, Blob
@@ -51,9 +52,10 @@ def model_repository(registry: str, model: str) -> Reference:
         ) from error
 
 
-def image_tag(version: str, profile: str) -> str:
+def image_tag(version: str, profile: str, stage: Stage = "prod") -> str:
     """The tag under which an image is found by people; devices pull by digest."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{version}-{profile}")[:128]
+    suffix = "" if stage == "prod" else f"-{stage}"
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{version}-{profile}")[: 128 - len(suffix)] + suffix
 
 
 def push_image(

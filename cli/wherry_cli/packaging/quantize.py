@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wherry.release import PictureInput
 from wherry_cli.packaging.child_process import ask_child
 from wherry_cli.packaging.model import runtime_of
 from wherry_cli.packaging.package_file import QuantizationReport
+from wherry_cli.packaging.picture import Declaration
 from wherry_cli.packaging.quantize_child import Kind, QuantizeOrder
 
 _CHILD = "wherry_cli.packaging.quantize_child"
@@ -35,7 +35,7 @@ class Quantize:
 class ModelNotes:
     """What is known of a model before it is read: see `ModelWishes`."""
 
-    picture: PictureInput | None = None
+    declaration: Declaration | None = None
     shapes: Mapping[str, Sequence[int]] | None = None
     reset: Literal["each", "never"] | None = None
 
@@ -59,7 +59,7 @@ def quantize_model(path: Path, wanted: Quantize, notes: ModelNotes, folder: Path
         runtime=runtime,
         kind=wanted.kind,
         calibration=str(wanted.calibration) if wanted.calibration else None,
-        picture=notes.picture,
+        declaration=notes.declaration,
         shapes={name: list(shape) for name, shape in (notes.shapes or {}).items()},
         reset=notes.reset or "never",
         agreement=wanted.min_agreement / 100,

@@ -12,12 +12,13 @@ from pydantic import BaseModel
 
 from wherry.elements import tensor_from_golden
 from wherry.errors import BuildError, InputError, ModelError, WherryError
-from wherry.release import ModelFile, PictureInput, Precision, Signature
+from wherry.release import ModelFile, Precision, Signature
 from wherry_cli.packaging.agreement import compare_models, latencies
 from wherry_cli.packaging.child_process import answer_parent
 from wherry_cli.packaging.golden import make_cases
 from wherry_cli.packaging.onnx_file import classify, onnx_facts
 from wherry_cli.packaging.package_file import ModelFigures, QuantizationReport
+from wherry_cli.packaging.picture import Declaration, declare
 from wherry_cli.packaging.quantize_onnx import is_convolutional, to_fp16, to_int8_dynamic, to_int8_static
 from wherry_cli.packaging.quantize_tflite import quantize_tflite
 from wherry_cli.packaging.samples import Sample, read_samples
@@ -47,7 +48,7 @@ class QuantizeOrder(BaseModel):
     runtime: Literal["onnx", "litert"]
     kind: Kind
     calibration: str | None = None
-    picture: PictureInput | None = None
+    declaration: Declaration | None = None
     shapes: dict[str, list[int]] = {}
     reset: Literal["each", "never"] = "never"
     agreement: float = 0.99
@@ -95,13 +96,15 @@ def _open(order: QuantizeOrder, path: Path, signature: Signature) -> Runtime:
 def _model_file(order: QuantizeOrder, path: Path, signature: Signature) -> ModelFile:
     return ModelFile(
         name="model", version="0", file=path.name, runtime=order.runtime, provider="CPUExecutionProvider",
-        precision="fp32", signature=signature, reset=order.reset, picture=order.picture,
+        precision="fp32", signature=signature, reset=order.reset,
     )  # fmt: skip
 
 
 def _samples(order: QuantizeOrder, original: Runtime) -> list[Sample]:
     if order.calibration is not None:
         described = _model_file(order, Path(order.path), original.signature)
+        if order.declaration is not None:
+            described = declare(order.declaration, described)
         return read_samples(Path(order.calibration), described)
     cases = make_cases(original, order.shapes, _MADE)
     return [{item.name: to_array(tensor_from_golden(item)) for item in case.inputs} for case in cases]
@@ -196,7 +199,7 @@ def _refusal(order: QuantizeOrder, best: QuantizationReport | None) -> WherryErr
     reason = (
         f"keeps {best.agreement:.1%} of the original's answers on {best.samples} samples, "
         f"{order.agreement:.1%} are needed (largest error {best.error:.2g} of the largest value, "
-        f"cosine {best.cosine:.4f}; {best.original.bytes / 1e6:.1f} MB would become {best.quantized_bytes / 1e6:.1f} MB)"
+        f"cosine {best.cosine:.4f}; {best.quantized_bytes / 1e6:.1f} MB for {best.original.bytes / 1e6:.1f} MB)"
     )
     samples = (
         "Give typical inputs with --calibration: these were made up" if best.made_up else "Give more typical inputs"

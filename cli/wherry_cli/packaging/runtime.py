@@ -6,10 +6,11 @@ import re
 import shutil
 import sys
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from wherry.errors import BuildError
 from wherry.profile import DeviceProfile
-from wherry.release import RUNTIME_FOLDER
+from wherry.release import PICTURE_FOLDER, RUNTIME_FOLDER
 from wherry_cli.packaging.layers import folder_entries, make_layer
 from wherry_cli.packaging.locks import Target, lock_for, read_lock
 from wherry_cli.packaging.progress import Progress, Report, silent
@@ -18,6 +19,8 @@ from wherry_cli.packaging.tools import run_tool
 
 RECIPE = 2
 """Part of the cache's key: raise it when the choice of files below changes."""
+
+_FOLDERS = {"runtime": RUNTIME_FOLDER, "picture": PICTURE_FOLDER}
 
 # Never used by a model server. Licences (in dist-info) stay.
 _DROPPED = re.compile(
@@ -53,9 +56,24 @@ def runtime_layer(runtime: str, profile: DeviceProfile, store: Store, report: Re
         InputError: no such runtime.
         StoreError: the store cannot be written.
     """
-    target, lock, key = _recipe(runtime, profile)
-    stage = f"runtime layer, {runtime} for {target.machine}"
-    known = store.recall("runtime", key)
+    return _wheel_layer("runtime", runtime, profile, store, report)
+
+
+def picture_layer(profile: DeviceProfile, store: Store, report: Report = silent) -> Layer:
+    """The layer with Pillow, for models that take pictures; as `runtime_layer`.
+
+    Raises:
+        BuildError, InputError, StoreError: as `runtime_layer`.
+    """
+    return _wheel_layer("picture", "picture", profile, store, report)
+
+
+def _wheel_layer(
+    kind: Literal["runtime", "picture"], name: str, profile: DeviceProfile, store: Store, report: Report
+) -> Layer:
+    target, lock, key = _recipe(name, profile)
+    stage = f"{kind} layer, {name} for {target.machine}"
+    known = store.recall(kind, key)
     if known is not None:
         report(Progress(stage, 1, 1, "in the cache"))
         return known
@@ -63,10 +81,10 @@ def runtime_layer(runtime: str, profile: DeviceProfile, store: Store, report: Re
     folder = store.scratch()
     try:
         _install(lock, target, folder, stage)
-        layer = make_layer("runtime", folder_entries(folder / "wheels", RUNTIME_FOLDER, _keep), store)
+        layer = make_layer(kind, folder_entries(folder / "wheels", _FOLDERS[kind], _keep), store)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    store.remember("runtime", key, layer)
+    store.remember(kind, key, layer)
     report(Progress(stage, 1, 1, "built"))
     return layer
 
