@@ -150,7 +150,9 @@ def _add_device(fleet: _Fleet, number: int, name: str, model: str, versions: Seq
     for label, value in labels.items():
         fleet.add(schema.DeviceLabel, device=name, name=label, value=value)
     fleet.add(schema.DesiredSlot, device=name, slot="main", path=fleet.paths[desired.digest])
-    fleet.add(schema.ServingSlot, device=name, slot="main", healthy=True, since=since, **serving.model_dump())
+    fleet.add(
+        schema.ServingSlot, device=name, slot="main", profile=profile, healthy=True, since=since, **serving.model_dump()
+    )  # fmt: skip
 
 
 def _lock(fleet: _Fleet, number: int) -> str | None:
@@ -322,13 +324,13 @@ def _add_host_samples(fleet: _Fleet, device: str, number: int) -> None:
 
 
 def _add_fleet_telemetry(fleet: _Fleet) -> None:
-    """Sums over all devices: by the minute for two days at most, by the hour, and for ever."""
+    """Sums over all devices: by the minute for two days at most, by ten minutes, and for ever."""
     serving: dict[tuple[str, str], int] = {}
     for key in fleet.serving.values():
         serving[key] = serving.get(key, 0) + 1
     for (model, version), devices in sorted(serving.items()):
         memory = {"memory_sum": 95_000_000 * devices, "memory_samples": devices}
-        for step, since in ((60, timedelta(days=min(fleet.days, 2))), (3600, timedelta(days=fleet.days))):
+        for step, since in ((60, timedelta(days=min(fleet.days, 2))), (600, timedelta(days=fleet.days))):
             for at in _buckets(fleet, step, since):
                 wave = 0.7 + 0.3 * fleet.random.random()
                 usage = _usage(fleet, int(step // 60 * 40 * devices * wave), model, version)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from wherry.messages import LATENCY_EDGES_US
 
 BINS = len(LATENCY_EDGES_US) + 1
+_EMPTY = (0,) * BINS
 
 
 def merge(one: Sequence[int], other: Sequence[int]) -> list[int]:
     """Two histograms as one; an empty or wrong-sized one counts as zeros."""
-    pair = [list(counts) if len(counts) == BINS else [0] * BINS for counts in (one, other)]
-    return [a + b for a, b in zip(*pair, strict=True)]
+    if len(one) != BINS or len(other) != BINS:
+        return list(next((counts for counts in (one, other) if len(counts) == BINS), _EMPTY))
+    return [a + b for a, b in zip(one, other, strict=True)]
 
 
 def percentile(counts: Sequence[int], fraction: float) -> int | None:

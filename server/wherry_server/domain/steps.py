@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
-_MINUTES = (1, 2, 3, 4, 5)
+TEN_MINUTES = 600
+_MINUTES = (1, 2, 3, 4, 5, 10, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12)
 LADDER = (*(MINUTE * count for count in _MINUTES), *(HOUR * count for count in _HOURS), DAY)
-"""Lengths of a step, so that people can read them. From minutes straight to hours: what is stored is one of both."""
+"""Lengths of a step, so that people can read them."""
 HOST_BUCKET_SECONDS = 300
 MINUTES_KEPT = timedelta(hours=48)
-"""Telemetry by the minute is added up to hours when it is older."""
+"""How long sums over all devices are kept by the minute; those over ten minutes stay as long as telemetry does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Steps:
 
     Attributes:
         seconds: length of a step.
-        grain: length of the stored buckets to read: a minute or an hour.
+        grain: length of the stored sums to read: a minute or ten.
         times: beginning of each step, Unix seconds.
     """
 
@@ -49,22 +50,21 @@ class Steps:
         return (int(at.timestamp()) - self.times[0]) // self.seconds
 
 
-def choose_steps(since: datetime, until: datetime, points: int, minutes_since: datetime | None = None) -> Steps:
+def choose_steps(since: datetime, until: datetime, points: int, least: int = MINUTE) -> Steps:
     """The shortest steps of which not more than `points` cover a window.
 
     Args:
         since: the window's beginning.
         until: its end.
         points: at most so many steps.
-        minutes_since: what is older is stored by the hour only.
+        least: no step is shorter, seconds.
     """
     begin, end = int(since.timestamp()), int(until.timestamp())
-    least = HOUR if minutes_since is not None and since < minutes_since else MINUTE
     fitting = (size for size in LADDER if size >= least and _count(begin, end, size) <= points)
     seconds = next(fitting, None) or DAY * -(-_count(begin, end, DAY) // (points - 1))
     start = begin - begin % seconds
     times = [start + seconds * number for number in range(_count(begin, end, seconds))]
-    return Steps(seconds, HOUR if seconds >= HOUR else MINUTE, times)
+    return Steps(seconds, TEN_MINUTES if seconds >= TEN_MINUTES else MINUTE, times)
 
 
 def _count(begin: int, end: int, seconds: int) -> int:

@@ -20,7 +20,7 @@ from wherry_server.services.changes import FLEET, ROLLOUTS, device_topic
 from wherry_server.services.context import Context
 from wherry_server.services.devices import set_labels
 from wherry_server.services.targets import settle_all
-from wherry_server.store.schema import Device, DeviceKey, EnrolToken
+from wherry_server.store.schema import Device, DeviceKey, EnrolToken, ServingSlot
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,7 @@ def revoke(context: Context, device: str) -> None:
             raise NotFound(f"device {device}", "does not exist")
         row.revoked = row.revoked or now
         row.online = False
+        session.execute(delete(ServingSlot).where(ServingSlot.device == device))  # nobody knows any more
         settle_all(session, device, "superseded", f"device {device}", "was revoked")
         outbox.put_cleared(session, device, now)
         context.record(session, "revoke", device)

@@ -91,21 +91,21 @@ def _bounded_facts(facts: Mapping[str, str]) -> dict[str, str]:
     return {name[:64]: text[:200] for name, text in sorted(facts.items())[:MAX_FACTS]}
 
 
-def _keep_serving(session: Session, device: str, slots: Sequence[SlotReport], now: datetime) -> None:
+def _keep_serving(session: Session, device: Device, slots: Sequence[SlotReport], now: datetime) -> None:
     """Rows of what each slot serves; one is written only when it changed."""
-    held = {row.slot: row for row in session.scalars(select(ServingSlot).where(ServingSlot.device == device))}
+    held = {row.slot: row for row in session.scalars(select(ServingSlot).where(ServingSlot.device == device.id))}
     for slot in slots:
         release, row = slot.serving, held.pop(slot.slot, None)
         if release is None:
             held.update({slot.slot: row} if row else {})
             continue
         if row is None:
-            row = ServingSlot(device=device, slot=slot.slot, digest="")
+            row = ServingSlot(device=device.id, slot=slot.slot, digest="")
             session.add(row)
         if row.digest != release.digest or slot.since is not None:
             row.since = slot.since or now
         row.model, row.version, row.counter = release.model, release.version, release.counter
-        row.digest, row.healthy = release.digest, slot.healthy
+        row.digest, row.profile, row.healthy = release.digest, device.profile, slot.healthy
     for gone in held.values():
         session.delete(gone)
 
@@ -129,7 +129,7 @@ def _take_over(session: Session, device: Device, report: StateReport, now: datet
     device.facts = json.dumps(_bounded_facts(report.facts))
     device.online, device.last_seen = True, now
     update_drift(session, device, report.slots)
-    _keep_serving(session, device.id, report.slots, now)
+    _keep_serving(session, device, report.slots, now)
     for slot in report.slots:
         if slot.deployment is not None:
             store_deployment(session, device.id, slot.deployment)

@@ -27,7 +27,7 @@ from wherry.messages import (
 )
 from wherry.metadata import MAX_VERSION
 from wherry_server.domain.histogram import BINS, merge
-from wherry_server.domain.steps import HOST_BUCKET_SECONDS, HOUR, MINUTE, MINUTES_KEPT
+from wherry_server.domain.steps import HOST_BUCKET_SECONDS, MINUTE, MINUTES_KEPT, TEN_MINUTES
 from wherry_server.services.changes import TELEMETRY, device_topic
 from wherry_server.services.context import Context
 from wherry_server.services.reports import store_deployment
@@ -80,7 +80,7 @@ def forget_old(context: Context) -> None:
     oldest, history = now - timedelta(days=config.telemetry_days), now - timedelta(days=config.history_days)
     conditions = (
         (SlotUsage, SlotUsage.bucket < oldest),
-        (ModelUsage, (ModelUsage.step == HOUR) & (ModelUsage.bucket < oldest)),
+        (ModelUsage, (ModelUsage.step == TEN_MINUTES) & (ModelUsage.bucket < oldest)),
         (ModelUsage, (ModelUsage.step == MINUTE) & (ModelUsage.bucket < now - MINUTES_KEPT)),
         (HostUsage, HostUsage.bucket < oldest),
         (RecordCount, RecordCount.bucket < oldest),
@@ -170,7 +170,7 @@ def _add_slot(session: Session, device: str, at: datetime, sample: SlotSample) -
 
 def _add_model(session: Session, at: datetime, sample: SlotSample) -> None:
     """Add a sample to the sums over all devices."""
-    for step in (FOREVER, MINUTE, HOUR):
+    for step in (FOREVER, MINUTE, TEN_MINUTES):
         bucket = floor(at, step) if step else _EPOCH
         key = (step, bucket, sample.model, sample.version, sample.slot)
         row = session.get(ModelUsage, key, with_for_update=True)

@@ -99,20 +99,20 @@ def fleet_counts(session: Session) -> FleetCounts:
 
 def device_facets(session: Session) -> Facets:
     """Profiles, labels and serving releases of all devices that are not revoked; bounded."""
-    active = select(Device.id).where(_ACTIVE)
     number = func.count().label("number")
     profiles = session.execute(
         select(Device.profile, number).where(_ACTIVE).group_by(Device.profile).order_by(number.desc(), Device.profile)
     )
     found: dict[str, dict[str, int]] = {}
-    labels = select(DeviceLabel.name, DeviceLabel.value, number).where(DeviceLabel.device.in_(active))
+    revoked = select(Device.id).where(~_ACTIVE)
+    labels = select(DeviceLabel.name, DeviceLabel.value, number).where(DeviceLabel.device.not_in(revoked))
     labels = labels.group_by(DeviceLabel.name, DeviceLabel.value)
     for name, value, devices in session.execute(labels.order_by(number.desc(), DeviceLabel.name, DeviceLabel.value)):
         values = found.setdefault(name, {}) if name in found or len(found) < FACET_NAMES else {}
         if len(values) < FACET_VALUES:
             values[value] = devices
     serving = select(ServingSlot.model, ServingSlot.version, func.count(ServingSlot.device.distinct()).label("number"))
-    serving = serving.where(ServingSlot.device.in_(active)).group_by(ServingSlot.model, ServingSlot.version)
+    serving = serving.group_by(ServingSlot.model, ServingSlot.version)
     rows = session.execute(serving.order_by(ServingSlot.model, ServingSlot.version).limit(500))
     return Facets(
         profiles={str(profile): int(devices) for profile, devices in profiles},

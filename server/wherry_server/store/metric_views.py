@@ -116,12 +116,8 @@ def _profiles(session: Session) -> dict[str, ProfileCounts]:
 
 def _versions(session: Session) -> dict[tuple[str, str], VersionTotals]:
     found: dict[tuple[str, str], VersionTotals] = {}
-    serving = (
-        select(ServingSlot.model, ServingSlot.version, func.count(ServingSlot.device.distinct()))
-        .join(Device, Device.id == ServingSlot.device)
-        .where(Device.revoked.is_(None))
-        .group_by(ServingSlot.model, ServingSlot.version)
-    )
+    serving = select(ServingSlot.model, ServingSlot.version, func.count(ServingSlot.device.distinct()))
+    serving = serving.group_by(ServingSlot.model, ServingSlot.version)
     for model, version, devices in session.execute(serving):
         found[model, version] = VersionTotals(serving=devices)
     for row in session.scalars(select(ModelUsage).where(ModelUsage.step == _FOREVER)):

@@ -113,9 +113,8 @@ def _add_releases(session: Session, model: str | None, versions: dict[_Key, _Ver
 
 
 def _add_serving(session: Session, model: str | None, versions: dict[_Key, _Version]) -> None:
-    columns = (ServingSlot.model, ServingSlot.version, Device.profile, ServingSlot.healthy)
-    query = select(*columns, func.count(ServingSlot.device.distinct()))
-    query = query.join(Device, Device.id == ServingSlot.device).where(Device.revoked.is_(None)).group_by(*columns)
+    columns = (ServingSlot.model, ServingSlot.version, ServingSlot.profile, ServingSlot.healthy)
+    query = select(*columns, func.count(ServingSlot.device.distinct())).group_by(*columns)
     if model is not None:
         query = query.where(ServingSlot.model == model)
     for name, version, profile, healthy, devices in session.execute(query):
@@ -129,8 +128,7 @@ def _add_desired(session: Session, model: str | None, versions: dict[_Key, _Vers
     query = (
         select(Image.model, Image.version, func.count(DesiredSlot.device.distinct()))
         .join(DesiredSlot, DesiredSlot.path == Image.path)
-        .join(Device, Device.id == DesiredSlot.device)
-        .where(Device.revoked.is_(None))
+        .where(DesiredSlot.device.not_in(select(Device.id).where(Device.revoked.is_not(None))))
         .group_by(Image.model, Image.version)
     )
     if model is not None:

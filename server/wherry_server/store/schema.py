@@ -63,6 +63,11 @@ class Device(Base):
     drifting: Mapped[int] = mapped_column(default=0, index=True)
 
 
+_REVOKED = Device.revoked.is_not(None)
+# Few are, so leaving them out should cost little.
+Index("ix_device_revoked", Device.id, sqlite_where=_REVOKED, postgresql_where=_REVOKED)
+
+
 class DeviceLabel(Base):
     """Labels once more, one a row, so that selecting by label needs no scan."""
 
@@ -77,13 +82,15 @@ class ServingSlot(Base):
     """What each slot serves, as reported last: once more, one a row, so that counting a version needs no scan."""
 
     __tablename__ = "serving_slot"
-    __table_args__ = (Index("ix_serving_slot_model_version", "model", "version"),)
+    # It holds all that counting needs, so that no row is read.
+    __table_args__ = (Index("ix_serving_slot_model_version", "model", "version", "profile", "healthy", "device"),)
     device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
     slot: Mapped[str] = mapped_column(String(32), primary_key=True)
     model: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))
     counter: Mapped[int]
     digest: Mapped[str] = mapped_column(String(80))
+    profile: Mapped[str] = mapped_column(String(64))
     healthy: Mapped[bool]
     since: Mapped[datetime]
 
@@ -256,7 +263,7 @@ class SlotUsage(Base):
 
 
 class ModelUsage(Base):
-    """Slot samples of all devices added up by version: over a minute, an hour, and (step 0, bucket 1970) for ever.
+    """Slot samples of all devices added up by version: over a minute, ten of them, and (step 0, bucket 1970) for ever.
 
     A page about the fleet would otherwise read a row for every device and minute.
     """

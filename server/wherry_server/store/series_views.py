@@ -14,14 +14,14 @@ from sqlalchemy.orm import Session
 from wherry.api import HostSeries, TelemetrySeries, VersionSeries
 from wherry.errors import InputError
 from wherry_server.domain.histogram import merge, percentile
-from wherry_server.domain.steps import HOST_BUCKET_SECONDS, HOUR, MINUTE, Steps, choose_steps
+from wherry_server.domain.steps import HOST_BUCKET_SECONDS, MINUTE, TEN_MINUTES, Steps, choose_steps
 from wherry_server.store.schema import Deployment, HostUsage, ModelUsage, SlotUsage
 
 MAX_POINTS = 400
 MAX_VERSIONS = 12
 """Series of an answer: those with the most requests."""
 MAX_SWAPS = 100
-_SHORT = timedelta(hours=12)
+_SHORT = timedelta(hours=6)
 _HOST_BUCKET = timedelta(seconds=HOST_BUCKET_SECONDS)
 
 
@@ -62,7 +62,7 @@ def telemetry_series(
         raise InputError("parameter since", "is not before until", "Ask for a window with a beginning and an end")
     if not 2 <= points <= MAX_POINTS:
         raise InputError("parameter points", f"is not from 2 to {MAX_POINTS}")
-    steps = choose_steps(since, until, points, _minutes_since(session))
+    steps = choose_steps(since, until, points, _least_step(session, since))
     rows = session.execute(_of_device(wanted, steps) if wanted.device else _of_fleet(wanted, steps))
     return TelemetrySeries(
         times=steps.times,
@@ -74,18 +74,19 @@ def telemetry_series(
 
 
 def usage_step(since: datetime, until: datetime) -> int:
-    """The rollup to read for a sum over a window: minutes of a short one, hours of a long one."""
-    return MINUTE if until - since <= _SHORT else HOUR
+    """The rollup to read for a sum over a window: minutes of a short one, tens of them of a long one."""
+    return MINUTE if until - since <= _SHORT else TEN_MINUTES
 
 
-def _minutes_since(session: Session) -> datetime | None:
-    """From when on telemetry is there by the minute, if there is older one by the hour."""
-    oldest = {
-        step: session.scalar(select(func.min(ModelUsage.bucket)).where(ModelUsage.step == step))
-        for step in (MINUTE, HOUR)
-    }
-    minute, hour = oldest[MINUTE], oldest[HOUR]
-    return minute if minute is not None and hour is not None and minute - hour >= timedelta(hours=1) else None
+def _least_step(session: Session, since: datetime) -> int:
+    """Ten minutes where the window begins before the sums by the minute do, and after those by ten minutes."""
+    minute, ten = (
+        session.scalar(select(func.min(ModelUsage.bucket)).where(ModelUsage.step == step))
+        for step in (MINUTE, TEN_MINUTES)
+    )
+    if minute is None or ten is None or minute - ten < timedelta(seconds=TEN_MINUTES):
+        return MINUTE
+    return TEN_MINUTES if since < minute else MINUTE
 
 
 def _of_device(wanted: SeriesFilter, steps: Steps) -> Select[*tuple[Any, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -15,6 +16,19 @@ from wherry_server.domain.histogram import merge, percentile
 from wherry_server.store.schema import HostUsage, RecordCount, SlotUsage
 
 _HOUR = timedelta(hours=1)
+_COLUMNS = (
+    SlotUsage.device,
+    SlotUsage.slot,
+    SlotUsage.model,
+    SlotUsage.version,
+    SlotUsage.counter,
+    SlotUsage.first,
+    SlotUsage.last,
+    SlotUsage.requests,
+    SlotUsage.failures,
+    SlotUsage.latency,
+    SlotUsage.latency_sum_us,
+)
 
 
 def telemetry_summary(
@@ -38,40 +52,36 @@ def telemetry_summary(
 
 
 def _slots(session: Session, since: datetime, devices: Sequence[str] | None, model: str | None) -> list[SlotTelemetry]:
-    query = select(SlotUsage).where(SlotUsage.bucket > since - _HOUR, SlotUsage.last >= since)
+    # Columns, not objects: a page of devices has some thousand rows.
+    query = select(*_COLUMNS).where(SlotUsage.bucket > since - _HOUR, SlotUsage.last >= since)
     if devices is not None:
         query = query.where(SlotUsage.device.in_(devices))
     if model is not None:
         query = query.where(SlotUsage.model == model)
-    sums: dict[tuple[str, str, str, int], SlotTelemetry] = {}
-    latencies: dict[tuple[str, str, str, int], list[int]] = {}
-    totals: dict[tuple[str, str, str, int], int] = {}
-    for row in session.scalars(query.execution_options(yield_per=500)):
-        key = (row.device, row.slot, row.model, row.counter)
-        latencies[key] = merge(latencies.get(key, []), json.loads(row.latency))
-        totals[key] = totals.get(key, 0) + row.latency_sum_us
-        found = sums.setdefault(key, _empty(row))
-        found.first, found.last = min(found.first, row.first), max(found.last, row.last)
-        found.requests += row.requests
-        found.failures += row.failures
-        session.expunge(row)
-    for key, found in sums.items():
-        _fill_latency(found, latencies[key], totals[key])
-    return [sums[key] for key in sorted(sums)]
+    groups: dict[tuple[str, str, str, int], list[Any]] = {}
+    for row in session.execute(query.execution_options(yield_per=500)):
+        groups.setdefault((row.device, row.slot, row.model, row.counter), []).append(row)
+    return [_sum(groups[key]) for key in sorted(groups)]
 
 
-def _empty(row: SlotUsage) -> SlotTelemetry:
-    return SlotTelemetry(
-        device=row.device,
-        slot=row.slot,
-        model=row.model,
-        version=row.version,
-        counter=row.counter,
-        first=row.first,
-        last=row.last,
-        requests=0,
-        failures=0,
+def _sum(rows: Sequence[Any]) -> SlotTelemetry:
+    latency: list[int] = []
+    for row in rows:
+        if row.latency != "[]":
+            latency = merge(latency, json.loads(row.latency))
+    found = SlotTelemetry(
+        device=rows[0].device,
+        slot=rows[0].slot,
+        model=rows[0].model,
+        version=rows[0].version,
+        counter=rows[0].counter,
+        first=min(row.first for row in rows),
+        last=max(row.last for row in rows),
+        requests=sum(row.requests for row in rows),
+        failures=sum(row.failures for row in rows),
     )
+    _fill_latency(found, latency, sum(row.latency_sum_us for row in rows))
+    return found
 
 
 def _fill_latency(found: SlotTelemetry, latency: Sequence[int], total_us: int) -> None:

@@ -16,6 +16,8 @@ def upgrade() -> None:
     with op.batch_alter_table("device") as table:
         table.add_column(sa.Column("lock", sa.Text(), nullable=True))
         table.add_column(sa.Column("facts", sa.Text(), nullable=False, server_default="{}"))
+    revoked = sa.text("revoked IS NOT NULL")
+    op.create_index("ix_device_revoked", "device", ["id"], sqlite_where=revoked, postgresql_where=revoked)
     with op.batch_alter_table("audit") as table:
         table.add_column(sa.Column("actor", sa.String(length=100), nullable=False, server_default=""))
         table.create_index("ix_audit_action_id", ["action", "id"])
@@ -40,12 +42,14 @@ def _make_tables() -> None:
         sa.Column("version", sa.String(length=64), nullable=False),
         sa.Column("counter", BIG, nullable=False),
         sa.Column("digest", sa.String(length=80), nullable=False),
+        sa.Column("profile", sa.String(length=64), nullable=False),
         sa.Column("healthy", sa.Boolean(), nullable=False),
         sa.Column("since", TIME, nullable=False),
         sa.ForeignKeyConstraint(["device"], ["device.id"], name=op.f("fk_serving_slot_device"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("device", "slot", name=op.f("pk_serving_slot")),
     )
-    op.create_index("ix_serving_slot_model_version", "serving_slot", ["model", "version"])
+    counted = ["model", "version", "profile", "healthy", "device"]
+    op.create_index("ix_serving_slot_model_version", "serving_slot", counted)
     op.create_table(
         "model_usage",
         sa.Column("step", BIG, nullable=False),
@@ -94,17 +98,18 @@ def _fill_deployments() -> None:
 def _fill_serving() -> None:
     """A row for every slot that serves something, out of the reports that are there."""
     connection = op.get_bind()
-    found = connection.execute(sa.text("SELECT id, slots, COALESCE(report_received, enrolled) FROM device")).all()
+    query = "SELECT id, slots, profile, COALESCE(report_received, enrolled) FROM device WHERE revoked IS NULL"
+    found = connection.execute(sa.text(query)).all()
     add = sa.text(
-        "INSERT INTO serving_slot (device, slot, model, version, counter, digest, healthy, since) "
-        "VALUES (:device, :slot, :model, :version, :counter, :digest, :healthy, :since)"
+        "INSERT INTO serving_slot (device, slot, model, version, counter, digest, profile, healthy, since) "
+        "VALUES (:device, :slot, :model, :version, :counter, :digest, :profile, :healthy, :since)"
     )
-    for device, text, since in found:
+    for device, text, profile, since in found:
         for slot in json.loads(text):
             if slot.get("serving"):
                 chosen = {name: slot["serving"][name] for name in ("model", "version", "counter", "digest")}
-                own = {"device": device, "slot": slot["slot"], "healthy": bool(slot.get("healthy")), "since": since}
-                connection.execute(add, chosen | own)
+                own = {"device": device, "slot": slot["slot"], "profile": profile, "since": since}
+                connection.execute(add, chosen | own | {"healthy": bool(slot.get("healthy"))})
 
 
 def _fill_totals() -> None:
