@@ -25,7 +25,7 @@ from wherry_cli.packaging.tools import run_tool
 _MEMORY_MB = 512
 _HOST, _GUEST = "10.199.7.1", "10.199.7.2"
 _MODULES = (
-    "virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_mmio",
+    "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_mmio",
     "failover", "net_failover", "virtio_net", "virtio_blk", "crc16", "mbcache", "jbd2", "ext4",
 )  # fmt: skip
 """In the order of their dependencies; those that a kernel has built in are not files."""
@@ -41,7 +41,7 @@ until /bin/busybox mount -t ext4 -o ro /dev/vda /root; do /bin/busybox usleep 50
 /bin/busybox mount -t sysfs sys /root/sys
 /bin/busybox mount -t devtmpfs dev /root/dev
 /bin/busybox mount -t tmpfs tmp /root/tmp
-exec /bin/busybox chroot /root /usr/bin/env -i {command}
+exec /bin/busybox env -i {variables} /bin/busybox chroot /root {command}
 """
 
 
@@ -53,11 +53,13 @@ class _Machine:
     kind: str
     console: str
     package: str
+    processor: str
 
 
+# A virtual machine inside a virtual machine often may not set the register that arch-capabilities names.
 _MACHINES = {
-    "x86_64": _Machine("qemu-system-x86_64", "q35", "ttyS0", "linux-image-cloud-amd64"),
-    "aarch64": _Machine("qemu-system-aarch64", "virt", "ttyAMA0", "linux-image-cloud-arm64"),
+    "x86_64": _Machine("qemu-system-x86_64", "q35", "ttyS0", "linux-image-cloud-amd64", "host,arch-capabilities=off"),
+    "aarch64": _Machine("qemu-system-aarch64", "virt", "ttyAMA0", "linux-image-cloud-arm64", "host"),
 }
 
 
@@ -83,11 +85,13 @@ def why_not() -> str:
 
 
 def _accelerated() -> bool:
+    """Whether the processor runs guests itself: some hosts show /dev/kvm without the means behind it."""
     try:
         os.close(os.open("/dev/kvm", os.O_RDWR))
+        flags = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return True
+    return platform.machine() != "x86_64" or re.search(r"^flags.*\b(vmx|svm)\b", flags, re.MULTILINE) is not None
 
 
 class Machine:
@@ -108,9 +112,9 @@ class Machine:
 
     def __init__(self, image: Image, root: Path, size: int, folder: Path, cache: Path) -> None:
         self._machine = _MACHINES[platform.machine()]
-        self._fast = _accelerated()
-        how = "KVM" if self._fast else "emulated: this machine offers no KVM, so speed and start say little"
-        self.note = f"qemu, {how}, direct kernel start, {_MEMORY_MB} MB"
+        self.emulated = not _accelerated()
+        how = "emulated, for want of KVM: its speed says little" if self.emulated else "KVM"
+        self.note = f"qemu, {how}; kernel started directly, {_MEMORY_MB} MB"
         self._tap = f"wherry{os.getpid() % 100_000}"
         self._log = folder / "machine.log"
         self._disk, self._initial = folder / "disk.ext4", folder / "initial.cpio"
@@ -145,8 +149,9 @@ class Machine:
         machine = self._machine
         vhost = ",vhost=on" if Path("/dev/vhost-net").exists() else ""
         command = [
-            machine.program, "-machine", machine.kind, "-accel", "kvm" if self._fast else "tcg",
-            "-cpu", "host" if self._fast else "max", "-smp", str(os.cpu_count() or 1), "-m", str(_MEMORY_MB),
+            machine.program, "-machine", machine.kind, "-accel", "tcg" if self.emulated else "kvm",
+            "-cpu", "max" if self.emulated else self._machine.processor,
+            "-smp", str(os.cpu_count() or 1), "-m", str(_MEMORY_MB),
             "-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{self._log}", "-no-reboot",
             "-kernel", str(self._kernel), "-initrd", str(self._initial),
             "-append", f"console={machine.console} quiet panic=-1 loglevel=3",
@@ -181,9 +186,11 @@ def _initial_files(image: Image, modules: Path, folder: Path, target: Path) -> N
     wanted = [name for name in _MODULES if name in present]
     for name in wanted:
         shutil.copy(present[name], folder / "modules" / f"{name}.ko")
-    words = [*(f"{name}={value}" for name, value in image.environment.items()), *image.command]
+    variables = shlex.join(f"{name}={value}" for name, value in image.environment.items())
     init = folder / "init"
-    init.write_text(_INIT.format(modules=" ".join(wanted), guest=_GUEST, command=shlex.join(words)))
+    init.write_text(
+        _INIT.format(modules=" ".join(wanted), guest=_GUEST, variables=variables, command=shlex.join(image.command))
+    )
     init.chmod(0o755)
     names = "\n".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")))
     with target.open("wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -29,10 +30,12 @@ class Way(Protocol):
         name: what the table calls it.
         note: how exactly it runs.
         host, port: where it answers while it runs.
+        emulated: every instruction is translated, so that little of it is measured.
     """
 
     name: str
     note: str
+    emulated: bool
     host: str
     port: int
 
@@ -74,6 +77,7 @@ class Bare:
 
     name = "bare"
     note = "the same files, chroot, no container"
+    emulated = False
     host = "127.0.0.1"
 
     def __init__(self, image: Image, root: Path, log: Path) -> None:
@@ -83,8 +87,9 @@ class Bare:
         variables = [f"{name}={value}" for name, value in (image.environment | _DRAIN).items()]
         # The mounts live in a namespace of their own and go with the process.
         mounts = " && ".join(f'mount --rbind /{name} "$0/{name}"' for name in ("proc", "sys", "dev"))
-        script = f'{mounts} && exec chroot --userspec={_USER}:{_USER} "$0" /usr/bin/env "$@"'
-        self._command = ["unshare", "--mount", "sh", "-c", script, str(root), "-i", *variables, *arguments]
+        given = " ".join(shlex.quote(variable) for variable in variables)
+        script = f'{mounts} && exec env -i {given} chroot --userspec={_USER}:{_USER} "$0" "$@"'
+        self._command = ["unshare", "--mount", "sh", "-c", script, str(root), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -110,6 +115,7 @@ class Container:
     """In a container with the agent's hardening, published on a loopback port as the agent does it."""
 
     name = "container"
+    emulated = False
     host = "127.0.0.1"
 
     def __init__(self, image: Image, scratch: Path) -> None:
