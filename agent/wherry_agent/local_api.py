@@ -78,6 +78,7 @@ class LocalApi:
         self._clock = clock
         self._newest: StateReport | None = None
         self._server: _Server | None = None
+        self._stopping = False
 
     def publish(self, report: StateReport) -> None:
         """Answer from this report from now on."""
@@ -97,15 +98,26 @@ class LocalApi:
             self._path.chmod(0o666)
         except OSError as error:
             raise StoreError(f"local API at {self._path}", f"cannot listen ({error})") from error
-        threading.Thread(target=self._server.serve_forever, name="wherry-local-api", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="wherry-local-api", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        """One request after the other is taken in; between them the thread sleeps, without looking at a clock."""
+        while self._server is not None and not self._stopping:
+            self._server.handle_request()
 
     def stop(self) -> None:
         """Listen no more."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+        if self._server is None:
+            return
+        self._stopping = True
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
+            wake.settimeout(1.0)
+            wake.connect(str(self._path))
+        self._thread.join(2.0)
+        self._server.server_close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     def answer(self, method: str, path: str, body: bytes, peer: tuple[int, int]) -> dict[str, Any]:
         """The document that answers a request.
