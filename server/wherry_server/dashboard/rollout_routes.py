@@ -81,7 +81,7 @@ def _one(
         nav="rollouts",
         rollout=rows.summary(view, now),
         actions=rows.actions(view),
-        reasons=rows.reasons(troubled) if len(troubled) > 1 else [],
+        reasons=rows.reasons(troubled) if sum(view.counts.values()) > 1 else [],
         examined=EXAMINED if len(troubled) == EXAMINED else 0,
         states=rows.state_choices(view, state, lambda name: address(here, filters | {"state": name})),
         devices=[rows.target_row(target, now) for target in listing.items],

@@ -159,6 +159,8 @@ def why(view: RolloutView) -> str:
     failed = sum(view.counts.get(state, 0) for state in FAILED)
     misfits = view.counts.get("misfit", 0)
     match view.state:
+        case "failed" if failed and sum(view.counts.values()) == 1:
+            return "Its only device did not take it."
         case "failed" if failed:
             return f"{words.number(failed)} of {devices(sum(view.counts.values()))} did not take it."
         case "failed":
