@@ -31,6 +31,9 @@ LIST
 /usr/bin/qemu-aarch64-static qemu-user-static runs arm64 images on this machine, for tests
 /usr/lib/postgresql postgresql the other database that the server supports, for tests
 arch-test arch-test lets mmdebstrap build for another architecture, for tests
+systemd-analyze systemd reads the services' units as systemd would, for tests
+shellcheck shellcheck reads install.sh, for tests
+curl curl fetches install.sh as its users do, for tests
 /bin/busybox busybox-static the smallest container image, for tests
 npm npm fetches the scripts that the dashboard loads in a browser
 /usr/bin/chromium chromium opens the dashboard's pages, for tests
