@@ -59,7 +59,12 @@ class PackageRequest(BaseModel):
         list[str],
         typer.Option("--shape", metavar="INPUT=1,3,224,224", help="Size of a dynamic input for made-up golden cases."),
     ] = []
-    stage: Annotated[Stage, typer.Option("--stage", help="Channel that the release is for.")] = "prod"
+    stage: Annotated[
+        Stage,
+        typer.Option(
+            "--stage", help="Stage of the images; dev has a page at / to try the model. Roll out with --to stage=STAGE."
+        ),
+    ] = "prod"
     quantize: Annotated[
         Literal["fp16", "int8"] | None,
         typer.Option("--quantize", help="Make the model smaller first, and refuse it if its answers change."),

@@ -309,7 +309,7 @@ def test_package_pushes_one_image_per_profile_and_describes_them(light, registry
             found = client.manifest("wherry/whole", image.digest)
             assert found is not None
             assert len(found.data) == image.manifest_bytes
-            assert client.manifest("wherry/whole", f"1-{image.profile}") == found
+            assert client.manifest("wherry/whole", f"1-{image.profile}-qa") == found
     assert any(step.note for step in told)
 
     reference = f"{registry}/wherry/whole@{made.images[0].digest}"

@@ -131,7 +131,9 @@ def declare(found: Declaration, file: ModelFile) -> ModelFile:
             check_picture(described)
         check_labelled(described)
     except ConfigError as error:
-        raise InputError(thing, error.reason, "Correct it; `wherry inspect` shows the model's tensors") from error
+        part = error.thing.partition(" of ")[0]  # "picture" or "labels"
+        fix = "Correct it; `wherry inspect` shows the model's tensors"
+        raise InputError(f"{part} in {found.source}", error.reason, fix) from error
     return described
 
 

@@ -31,6 +31,8 @@ from wherry_cli.packaging.package_file import PackagedImage, PackagedLayer
 _SERVER_MB = 256
 _MODEL_TIMES = 6
 """Memory for a model: the server, and the weights with what the runtime unpacks and computes from them."""
+_PICTURE_MB = 128
+"""The largest picture that the server takes, decoded (see `wherry_serving.decoding`)."""
 _ENGINE_BUILD_SECONDS = 900
 """TensorRT builds its engine at the first start on a device, which takes minutes."""
 
@@ -71,6 +73,8 @@ def memory_estimate(model_bytes: int) -> int:
 def run_spec(built: BuiltImage, served: Served, options: ReleaseOptions) -> RunSpec:
     """How the engine runs the image."""
     estimate = memory_estimate(sum(layer.unpacked for layer in built.layers if layer.kind == "model"))
+    if any(layer.kind == "picture" for layer in built.layers):
+        estimate += _PICTURE_MB
     seconds = _ENGINE_BUILD_SECONDS if served.provider == "TensorrtExecutionProvider" else 60
     return RunSpec(
         memory_mb=options.memory_mb or (512 if served.runtime == "custom" else estimate),
