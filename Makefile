@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench tests
 
-.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson bench docs site lock clean
+.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson bench bench-touch docs site lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ image-jetson: setup ## build Dockerfile.jetson as far as it goes without NVIDIA'
 
 bench: setup ## the figures of bench/, written to build/bench.json
 	$(SUDO) $(PY) bench/main.py
+
+bench-touch: setup ## what people wait for: first rollout, pages, packaging, containers; build/bench-touch.json
+	$(PY) scripts/fetch_models.py magika-1.0.3
+	$(SUDO) $(PY) bench/touch.py
 
 docs: setup ## write the generated parts of the docs again
 	$(PY) scripts/generate_docs.py
