@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import socket
 import sys
 import threading
@@ -17,17 +16,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
+from wherry.identity import sha256_digest
+from wherry.messages import Presence, ReleaseRef, SlotReport, StateReport, TelemetryBatch, TelemetryRecord
 from wherry_server.app import Bell, https_server, make_context
 from wherry_server.config import ServerConfig
 from wherry_server.pki import Authority
+from wherry_server.services import reports, telemetry
 from wherry_server.services.access import create_token
 from wherry_server.services.context import Context
+from wherry_server.store.schema import Device
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREENS = ROOT / "build" / "screens"
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = Path(__file__).parent / "chromium.py"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -59,7 +63,7 @@ def _free_port() -> int:
 
 @dataclass
 class Site:
-    """A running server.
+    """A server that can be stopped and started again.
 
     Attributes:
         url: base URL, without a slash at the end.
@@ -72,6 +76,45 @@ class Site:
     token: str
     context: Context
     seeded: Any
+    config: ServerConfig
+    running: tuple[uvicorn.Server, threading.Thread] | None = None
+
+    @classmethod
+    def make(cls, folder: Path, devices: int = DEVICES) -> Site:
+        """A server on a database of its own, not started yet."""
+        config = ServerConfig(data=folder, host="127.0.0.1", bind="127.0.0.1", port=_free_port(), link=False)
+        Authority.create(config.pki, config.host, datetime.now(UTC))
+        context = make_context(config, Bell())
+        seeded = _load_script("seed").seed(context.store, devices=devices, now=datetime.now(UTC)) if devices else None
+        return cls(f"https://127.0.0.1:{config.port}", create_token(context, "olga"), context, seeded, config)
+
+    def start(self) -> None:
+        """Serve, from a thread; after `stop` with new parts on the same data."""
+        if self.running is not None:
+            return
+        if self.context is None:
+            self.context = make_context(self.config, Bell())
+        server = https_server(self.context)
+        thread = threading.Thread(target=server.run, name="site", daemon=True)
+        thread.start()
+        self.running = (server, thread)
+        deadline = time.monotonic() + 60
+        while not server.started:
+            assert thread.is_alive(), "the server ended"
+            assert time.monotonic() < deadline, "the server did not start in time"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End the server as a signal does."""
+        if self.running is None:
+            return
+        server, thread = self.running
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive(), "the server did not end"
+        self.running = None
+        self.context.store.close()
+        self.context = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -97,61 +140,101 @@ class Visit:
             self.wrong.append(text)
 
 
-def start_site(folder: Path, devices: int = DEVICES) -> tuple[Site, Callable[[], None]]:
-    """Start a server on a database of its own; and how to stop it."""
-    config = ServerConfig(data=folder, host="127.0.0.1", bind="127.0.0.1", port=_free_port(), link=False)
-    Authority.create(config.pki, config.host, datetime.now(UTC))
-    context = make_context(config, Bell())
-    seeded = _load_script("seed").seed(context.store, devices=devices, now=datetime.now(UTC)) if devices else None
-    server = https_server(context)
-    thread = threading.Thread(target=server.run, name="site", daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started:
-        assert thread.is_alive(), "the server ended"
-        assert time.monotonic() < deadline, "the server did not start in time"
-        time.sleep(0.02)
-
-    def stop() -> None:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive(), "the server did not end"
-        context.store.close()
-
-    return Site(f"https://127.0.0.1:{config.port}", create_token(context, "olga"), context, seeded), stop
-
-
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server on a seeded database, shared: change only what your test made or chose for itself."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    found, stop = start_site(tmp_path_factory.mktemp("site"))
+    found = Site.make(tmp_path_factory.mktemp("site"))
+    found.start()
     yield found
-    stop()
+    found.stop()
 
 
 @pytest.fixture
 def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Starts a server of the test's own; `new_site(devices=0)` has an empty database."""
-    stops: list[Callable[[], None]] = []
+    """Starts a server of the test's own; `new_site()` has an empty database, `new_site(devices=20)` a small fleet."""
+    made: list[Site] = []
 
     def start(devices: int = 0) -> Site:
-        found, stop = start_site(tmp_path / f"site-{len(stops)}", devices)
-        stops.append(stop)
-        return found
+        made.append(Site.make(tmp_path / f"site-{len(made)}", devices))
+        made[-1].start()
+        return made[-1]
 
     yield start
-    for stop in stops:
-        stop()
+    for found in made:
+        found.stop()
 
 
-@pytest.fixture(scope="session")
+class PageDevice:
+    """A device as the server meets it, without a key: what it says goes straight to the use cases.
+
+    Its model is "lens"; digests are made from versions.
+    """
+
+    def __init__(self, site: Site, name: str, **fields: Any) -> None:
+        self.site, self.name = site, name
+        self.number = 0
+        row = {"profile": "generic-arm64", "labels": "{}", "enrolled": datetime.now(UTC)} | fields
+        with site.context.store.write() as session:
+            session.add(Device(id=name, **row))
+
+    def release(self, version: str) -> ReleaseRef:
+        """A version of "lens"."""
+        counter = int(version.partition(".")[0])
+        return ReleaseRef(model="lens", version=version, counter=counter, digest=sha256_digest(version.encode()))
+
+    def serves(self, version: str, **fields: Any) -> SlotReport:
+        """Slot main, healthy."""
+        release = self.release(version)
+        values = {"serving": release, "known_good": release, "desired": release, "healthy": True} | fields
+        return SlotReport(slot="main", port=8500, **values)
+
+    def reports(self, *slots: SlotReport, **fields: Any) -> None:
+        """Its state, under the next number."""
+        self.number += 1
+        values = {"profile": "generic-arm64", "agent_version": "0.2.0", "stream": "s", "boot_id": "b", "sequence": 0}
+        report = StateReport(
+            device=self.name, number=self.number, at=datetime.now(UTC), slots=list(slots), **values | fields
+        )
+        assert reports.ingest_state(self.site.context, report)
+
+    def measures(self, *records: tuple[datetime, Any]) -> None:
+        """Telemetry with its times."""
+        self.number += 1
+        numbered = [TelemetryRecord(sequence=n, at=at, record=record) for n, (at, record) in enumerate(records)]
+        batch = TelemetryBatch(device=self.name, stream=f"t{self.number}", records=numbered)
+        assert telemetry.ingest(self.site.context, batch)
+
+    def leaves(self) -> None:
+        """Its last will."""
+        reports.ingest_presence(self.site.context, Presence(device=self.name, online=False))
+
+
+@pytest.fixture
+def add_device(request: pytest.FixtureRequest) -> Iterator[Callable[..., PageDevice]]:
+    """Adds a device, `add_device("live-one")`; to another site when one is given. It is revoked afterwards."""
+    made: list[PageDevice] = []
+
+    def add(name: str, at: Site | None = None, **fields: Any) -> PageDevice:
+        made.append(PageDevice(at or request.getfixturevalue("site"), name, **fields))
+        return made[-1]
+
+    yield add
+    for device in made:
+        if device.site.context is not None:
+            with device.site.context.store.write() as session:
+                row = session.get(Device, device.name)
+                assert row is not None
+                row.revoked = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
+    """Not for the whole session: while it runs, nothing else may run an event loop in this thread."""
     with sync_playwright() as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's Chromium without a window."""
     found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)

@@ -22,7 +22,7 @@ from wherry_server.store.swap_views import Answered, answered
 from wherry_server.store.telemetry_views import telemetry_summary
 
 DEPLOYMENTS = 10
-RANGES = {"1h": (timedelta(hours=1), 60), "24h": (timedelta(hours=24), 144), "7d": (timedelta(days=7), 168)}
+RANGES = {"1h": (timedelta(hours=1), 62), "24h": (timedelta(hours=24), 300), "7d": (timedelta(days=7), 170)}
 _RANGE_WORDS = {"1h": "1 hour", "24h": "24 hours", "7d": "7 days"}
 DevicePath = Annotated[DeviceId, Path()]
 RangeQuery = Annotated[str, Query(max_length=4)]

@@ -89,7 +89,11 @@ class SlotRow:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """One device, one row."""
+    """One device, one row.
+
+    Attributes:
+        settled: nothing about its deployments or problems is worth a line where there is little room.
+    """
 
     id: str
     profile: str
@@ -102,6 +106,7 @@ class DeviceRow:
     hot: bool
     problem: str
     locked: str
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,7 @@ def device_row(
     """A device as the page shows it."""
     reported = {slot.slot: slot for slot in view.slots}
     state, state_tone = device_state(view)
+    slots = [slot_row(name, view.desired.get(name), reported.get(name), usage, now) for name in slot_names(view)]
     hottest = max(host.temperatures.values(), default=None) if host else None
     return DeviceRow(
         id=view.id,
@@ -162,11 +168,12 @@ def device_row(
         state=state,
         tone=state_tone,
         seen=words.age(view.last_seen, now),
-        slots=[slot_row(name, view.desired.get(name), reported.get(name), usage, now) for name in slot_names(view)],
+        slots=slots,
         temperature=f"{hottest:.0f} °C" if hottest is not None else words.NOTHING,
         hot=hottest is not None and hottest >= HOT,
         problem=sentence(view.problem),
         locked=f"Swaps are held off by {view.lock.holder}" if view.lock else "",
+        settled=view.problem is None and not any(slot.drifts or (slot.last and slot.last.reason) for slot in slots),
     )
 
 

@@ -41,11 +41,17 @@
       ctx.restore();
     };
   }
+  function newest(plot) {
+    const lines = plot.data.slice(1);
+    let index = plot.data[0].length - 1;
+    while (index > 0 && !lines.some((values) => values[index] !== null)) index -= 1;
+    plot.setLegend({ idx: index }, false);
+  }
   function options(chart, width) {
     const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1, size: 4 }, font: "11px system-ui, sans-serif" };
     const [first, last] = [chart.times[0], chart.times[chart.times.length - 1]];
     return {
-      width, height: HEIGHT, padding: [10, 8, 0, 0],
+      width, height: HEIGHT, padding: [10, 18, 0, 0],
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
       cursor: { sync: { key: "wherry" }, drag: { setScale: false, x: false, y: false }, points: { size: 6 } },
       scales: {
@@ -53,17 +59,18 @@
         y: { range: (plot, low, high) => [0, (high || 1) * 1.12] },
       },
       axes: [
-        { ...axis, space: 60, values: (plot, ticks) => ticks.map((at) => label(at, last - first)) },
+        { ...axis, space: 60, size: 28, values: (plot, ticks) => ticks.map((at) => label(at, last - first)) },
         { ...axis, size: 56, space: 32, values: (plot, ticks) => ticks.map((value) => words(value, chart.unit)) },
       ],
       series: [
         { label: "at", value: (plot, at) => (at === null ? "" : label(at, last - first, true)) },
         ...chart.lines.map((line, index) => ({
-          label: line.label, stroke: colour(line.tone), width: 1.75, dash: DASHES[index % DASHES.length], spanGaps: false,
+          label: line.label, stroke: colour(line.tone), width: 1.75, dash: DASHES[index % DASHES.length], spanGaps: false, points: { show: line.values.filter((value) => value !== null).length < 12 },
           value: (plot, value) => words(value, chart.unit),
         })),
       ],
-      hooks: { draw: [marks(chart)] },
+      // Without a cursor the legend tells the newest values.
+      hooks: { draw: [marks(chart)], ready: [newest], setCursor: [(plot) => { if (plot.cursor.idx === null) newest(plot); }] },
     };
   }
   function label(at, span, exact) {

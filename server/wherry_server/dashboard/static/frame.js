@@ -9,7 +9,7 @@
   function showTheme() {
     if (!button) return;
     button.hidden = false;
-    button.textContent = `Theme: ${current()}`;
+    button.querySelector("[data-theme-name]").textContent = current();
   }
   function nextTheme() {
     const next = order[(order.indexOf(current()) + 1) % order.length];
