@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,25 @@ def write_model(path: Path, weight: float) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
 
 
+def publish_tiny(lab: Lab, version: str, weight: float) -> dict[str, Any]:
+    """Package, sign and publish a version of the tiny model; its image."""
+    model = lab.folder / f"tiny-{version}.onnx"
+    write_model(model, weight)
+    out = lab.folder / f"package-{version}"
+    lab.run(
+        "wherry", "package", str(model), "--name", MODEL, "--version", version, "--profile", PROFILE,
+        "--registry", lab.registry, "--output", str(out),
+    )  # fmt: skip
+    lab.run("wherry", "release", "publish", str(out / "package.json"))
+    found: dict[str, Any] = json.loads((out / "package.json").read_text())["images"][0]
+    return found
+
+
+@pytest.fixture(name="publish")
+def publish_fixture() -> Callable[[Lab, str, float], dict[str, Any]]:
+    return publish_tiny
+
+
 class Fleet:
     """A lab with published versions of one tiny model."""
 
@@ -43,15 +62,7 @@ class Fleet:
 
     def publish(self, version: str, weight: float) -> dict[str, Any]:
         """Package, sign and publish a version; its image."""
-        model = self.lab.folder / f"tiny-{version}.onnx"
-        write_model(model, weight)
-        out = self.lab.folder / f"package-{version}"
-        self.lab.run(
-            "wherry", "package", str(model), "--name", MODEL, "--version", version, "--profile", PROFILE,
-            "--registry", self.lab.registry, "--output", str(out),
-        )  # fmt: skip
-        self.lab.run("wherry", "release", "publish", str(out / "package.json"))
-        self.published[version] = json.loads((out / "package.json").read_text())["images"][0]
+        self.published[version] = publish_tiny(self.lab, version, weight)
         return self.published[version]
 
     def roll_out(self, version: str) -> dict[str, Any]:
