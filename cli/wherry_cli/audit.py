@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated
 
@@ -13,7 +14,10 @@ from wherry.api import AuditEntry
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, table
 from wherry_cli.session import connected
-from wherry_cli.words import ago, parse_span, printable
+from wherry_cli.words import parse_span, printable
+
+_HEX = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
+"""Fingerprints and digests: their beginning says enough."""
 
 
 def audit(
@@ -42,13 +46,16 @@ def audit_table(found: list[AuditEntry], now: datetime) -> RenderableType:
     """One row an entry."""
     cells = [
         (
-            f"{entry.at.astimezone():%Y-%m-%d %H:%M:%S}",
-            Text(ago(entry.at, now), style="dim"),
+            _when(entry.at.astimezone(), now.astimezone()),
             printable(entry.actor) or "-",
             Text(entry.action, style="bold red" if "refused" in entry.action else "bold"),
             printable(entry.thing),
-            Text(printable(entry.detail), style="dim"),
+            Text(_HEX.sub(r"\1…", printable(entry.detail)), style="dim"),
         )
         for entry in found
     ]
-    return table(("when", "", "who", "did", "to", "detail"), cells, "Nothing like that was done.")
+    return table(("!when", "who", "!did", "to", "detail"), cells, "Nothing like that was done.")
+
+
+def _when(at: datetime, now: datetime) -> str:
+    return f"{at:%H:%M:%S}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel
@@ -69,6 +69,11 @@ class Output:
         """Whether a screen can be drawn again and again in its place."""
         return self.console.is_terminal and not self.console.is_dumb_terminal and not self.as_json
 
+    def gap(self) -> None:
+        """An empty line between two results for people."""
+        if not self.as_json:
+            self.console.print()
+
     def note(self, text: str | Text) -> None:
         """Say what is going on."""
         self.errors.print(Text(text, style="dim") if isinstance(text, str) else text)
@@ -111,14 +116,16 @@ def _sentence(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[RenderableType]], empty: str) -> RenderableType:
-    """A plain table without a frame; `empty` is said when there are no rows."""
+    """A plain table without a frame; `empty` is said when there are no rows.
+
+    A column's name may begin with `>`, which puts it to the right, or `!`, which keeps it from being folded.
+    """
     if not rows:
         return Text(empty, style="dim")
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        shown.add_column(name.upper(), justify="right" if name.startswith(">") else "left", overflow="fold")
-    for column in shown.columns:
-        column.header = str(column.header).lstrip(">")
+        justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        shown.add_column(name.lstrip(">!").upper(), justify=justify, overflow="fold", no_wrap=name.startswith("!"))
     for row in rows:
         shown.add_row(*row)
     return shown

@@ -51,6 +51,7 @@ def push(
             return {"package": str(folder / "package.json"), "published": published, "rollout": ended}
 
         if watching:
+            out.gap()
             follow(client, view, out, timeout, result)
         else:
             out.result(result(view), lambda: started_page(view))

@@ -9,10 +9,10 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from wherry.api import ReleaseView, RepositoryInfo
+from wherry.api import ReleaseImageView, ReleaseView, RepositoryInfo
 from wherry_cli.complete import complete_models, complete_profiles, complete_versions
 from wherry_cli.looking import now_utc
-from wherry_cli.output import Json, Output, fields, table
+from wherry_cli.output import Json, Output, bar, fields, indented, table
 from wherry_cli.session import confirm, connected
 from wherry_cli.settings import find_home
 from wherry_cli.words import ago, size
@@ -118,15 +118,30 @@ def _release_page(view: ReleaseView) -> RenderableType:
         (
             Text(image.profile, style="bold"),
             str(image.counter),
-            f"{image.runtime} {image.precision}",
+            " ".join(part for part in (image.runtime, image.precision, image.provider) if part),
             size(image.download_bytes),
             size(image.unpacked_bytes),
-            f"{image.repository}@{image.digest}",
+            Text("withdrawn", style="bold red") if image.withdrawn else "",
         )
         for image in view.images
     ]
-    columns = ("profile", ">counter", "runtime", ">download", ">unpacked", "image")
-    return Group(head, Text(), table(columns, cells, "No images."))
+    columns = ("profile", ">counter", "runtime", ">download", ">unpacked", "")
+    parts: list[RenderableType] = [head, Text(), table(columns, cells, "No images.")]
+    for image in view.images:
+        parts += [Text(), Text.assemble((image.profile, "bold"), f"  {image.repository}@{image.digest}")]
+        if image.layers:
+            parts.append(indented(_layers(image)))
+    return Group(*parts)
+
+
+def _layers(image: ReleaseImageView) -> RenderableType:
+    """Where the bytes are: the largest layer first, with its part of the download."""
+    total = sum(image.layers.values())
+    found = sorted(image.layers.items(), key=lambda layer: -layer[1])
+    cells = [
+        (kind, size(count), bar(count, total, 20), f"{100 * count / max(total, 1):.0f} %") for kind, count in found
+    ]
+    return table(("layer", ">size", "", ">part"), cells, "")
 
 
 @app.command()

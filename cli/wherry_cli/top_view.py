@@ -41,10 +41,12 @@ class TopPage:
 
     def _page(self, rows: int) -> RenderableType:
         glance = self._glance
-        parts: list[RenderableType] = [_counts(glance.fleet, glance.at.astimezone().strftime("%H:%M:%S"))]
+        parts: list[RenderableType] = [_counts(glance.fleet)]
         if self._note:
             parts.append(Text(self._note, style="yellow"))
-        parts += _section("Serving, last 5 minutes", _versions(glance.fleet.versions[:rows]))
+        parts += _section(
+            f"Serving, 5 minutes to {glance.at.astimezone():%H:%M:%S}", _versions(glance.fleet.versions[:rows])
+        )
         if glance.troubled:
             parts += _section("Needs attention", _troubled(glance, rows))
         if glance.rollouts:
@@ -58,15 +60,15 @@ def _section(title: str, body: RenderableType) -> list[RenderableType]:
     return [Text(), Text(title, style="bold underline"), body]
 
 
-def _counts(fleet: FleetView, time: str) -> RenderableType:
+def _counts(fleet: FleetView) -> RenderableType:
     def part(count: int, word: str, style: str) -> Text:
         return Text.assemble(
-            (f"{count:,}", f"bold {style}" if count else "dim"), (f" {word}   ", "" if count else "dim")
+            (f"{count:,}", f"bold {style}" if count else "dim"), (f" {word}  ", "" if count else "dim")
         )
 
     line = Text.assemble(
         part(fleet.devices, "device" if fleet.devices == 1 else "devices", ""),
-        bar(fleet.online, fleet.devices, 16),
+        bar(fleet.online, fleet.devices, 10),
         " ",
         part(fleet.online, "online", "green"),
         part(fleet.devices - fleet.online, "offline", "yellow"),
@@ -75,7 +77,7 @@ def _counts(fleet: FleetView, time: str) -> RenderableType:
     )
     if fleet.locked:
         line.append_text(part(fleet.locked, "locked", "cyan"))
-    return Text.assemble(line, (time, "dim"))
+    return line
 
 
 def _versions(found: list[FleetVersion]) -> RenderableType:

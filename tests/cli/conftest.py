@@ -79,6 +79,12 @@ class State:
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     failing: list[int] = field(default_factory=list)  # statuses of the next answers, 0 for a good one
     keys: dict[str, Any] = field(default_factory=dict)
+    queries: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
+    logs: list[Any] = field(default_factory=list)  # answers or errors, in turn; the last one stays
+    checks: list[dict[str, str]] = field(default_factory=list)
+    audit: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=lambda: ["admin", "ci"])
+    versions: list[dict[str, Any]] = field(default_factory=list)
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for found, where, body in self.requests if (found, where) == (method, path)]
@@ -105,6 +111,12 @@ class Api:
             ("PATCH", "/v1/devices/([^/]+)", self.label),
             ("DELETE", "/v1/devices/([^/]+)", lambda name, *_: self.device(name) and None),
             ("POST", "/v1/devices/([^/]+)/(poll|retry)", lambda name, *_: self.device(name) and None),
+            ("POST", "/v1/devices/([^/]+)/logs", self.logs),
+            ("POST", "/v1/devices/([^/]+)/diagnose", self.diagnose),
+            ("GET", "/v1/fleet", lambda *_: self.fleet()),
+            ("GET", "/v1/audit", lambda *_: {"items": state.audit, "next": None}),
+            ("GET", "/v1/api-tokens", lambda *_: {"items": [{"name": n, "created": _WHEN} for n in state.tokens]}),
+            ("DELETE", "/v1/api-tokens/(.+)", lambda name, *_: state.tokens.remove(name)),
             ("DELETE", "/v1/devices/([^/]+)/slots/[^/]+", lambda name, *_: self.device(name) and None),
             ("GET", "/v1/releases", lambda *_: {"items": state.releases, "next": None}),
             ("GET", "/v1/releases/([^/]+)/([^/]+)", self.release),
@@ -151,7 +163,7 @@ class Api:
 
     def devices(self, _body: Any, query: dict[str, str]) -> Any:
         # Two devices a page, so that paging is exercised.
-        names = sorted(self.state.devices)
+        names = sorted(name for name, view in self.state.devices.items() if _listed(view, query))
         first = names.index(query["after"]) + 1 if "after" in query else 0
         page = names[first : first + 2]
         more = page[-1] if first + 2 < len(names) else None
@@ -161,6 +173,24 @@ class Api:
         if name not in self.state.devices:
             raise NotFound(f"device {name}", "is not enrolled")
         return self.state.devices[name]
+
+    def logs(self, name: str, *_: Any) -> Any:
+        self.device(name)
+        answer = self.state.logs.pop(0) if len(self.state.logs) > 1 else self.state.logs[0]
+        if isinstance(answer, WherryError):
+            raise answer
+        return answer
+
+    def diagnose(self, name: str, *_: Any) -> Any:
+        self.device(name)
+        return {"checks": self.state.checks, "facts": {"kernel": "6.1"}}
+
+    def fleet(self) -> Any:
+        views = list(self.state.devices.values())
+        return {
+            "devices": len(views), "online": sum(view.online for view in views), "versions": self.state.versions,
+            "drifting": sum(bool(view.drift) for view in views), "problems": sum(bool(view.problem) for view in views),
+        }  # fmt: skip
 
     def label(self, name: str, body: Any, _query: Any) -> Any:
         self.device(name).labels = body["labels"]
@@ -196,6 +226,15 @@ class Api:
         return view
 
 
+_WHEN = STARTED.isoformat()
+
+
+def _listed(view: DeviceView, query: dict[str, str]) -> bool:
+    states = {"problem": bool(view.problem), "drifting": bool(view.drift), "offline": not view.online}
+    wanted = [query.get("search", "") in view.id, states.get(query.get("state", ""), True)]
+    return all(wanted) and ("online" not in query or view.online == (query["online"] == "true"))
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json", by_alias=True)
@@ -215,6 +254,7 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = json.loads(raw) if raw else None
             state.requests.append((self.command, url.path, body))
+            state.queries.append((url.path, parse_qs(url.query)))
             status = state.failing.pop(0) if state.failing else 0
             if status:
                 self.reply(status, b"<html>bad gateway</html>")

@@ -40,6 +40,27 @@ def test_device_list_of_an_empty_fleet_says_what_to_do(operator):
     assert operator("device", "list", "--json").json == {"items": []}
 
 
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--online"], ["edge-1", "edge-2", "edge-4"]),
+        (["--offline"], ["edge-3", "edge-5"]),
+        (["--search", "e-3"], ["edge-3"]),
+        (["--state", "drifting"], ["edge-2"]),
+    ],
+)
+def test_device_list_is_narrowed_by_the_server(operator, fleet, options, found):
+    answer = operator("device", "list", *options, "--json")
+    assert [item["id"] for item in answer.json["items"]] == found
+
+
+def test_device_list_takes_several_labels(operator, fleet):
+    fleet.queries.clear()
+    operator("device", "list", "--label", "site=north", "--label", "row=2")
+    assert fleet.queries[0][1]["label"] == ["site=north", "row=2"]
+    assert "No device is like that." in operator("device", "list", "--search", "nothing").out
+
+
 def test_device_show(operator, fleet, make):
     report = make.deployment("edge-2", ["admitted", "rejected"]).model_dump(mode="json")
     fleet.deployments = [{"device": "edge-2", "deployment": report}]
@@ -116,6 +137,10 @@ def test_release_list_and_show(operator, released):
     shown = operator("release", "show", "vision", "2").out
     assert "generic-amd64" in shown
     assert "127.0.0.1:5470/wherry/vision@sha256:abab" in shown
+    released.releases[0].images[0].layers = {"base": 1_000_000, "model": 3_000_000}
+    shown = operator("release", "show", "vision", "2").out
+    assert [line.split()[0] for line in shown.splitlines()[-2:]] == ["model", "base"]
+    assert "75 %" in shown
     assert operator("release", "show", "vision", "2", "--json").json["images"][0]["counter"] == 2
     assert operator("release", "list", "--json").json["items"][0]["version"] == "2"
     assert "never published" in operator("release", "show", "vision", "3").err
@@ -260,18 +285,6 @@ def test_profile_list_and_show(wherry):
     assert "aarch64" in wherry("profile", "show", "jetson-orin").out
     assert wherry("profile", "show", "generic-amd64", "--json").json["platform"] == "linux/amd64"
     assert "Use one of" in wherry("profile", "show", "toaster").err
-
-
-def test_explain_knows_every_code(wherry):
-    from wherry.errors import walk_errors
-
-    listed = wherry("explain", "--json").json["items"]
-    assert [item["code"] for item in listed] == [kind.code for kind in walk_errors()]
-    for item in listed:
-        assert item["meaning"]
-        assert item["fix"] in wherry("explain", item["code"]).out.replace("\n", " ")
-    assert wherry("explain", "fit", "--json").json["kind"] == "wherry"
-    assert "Perhaps deployment.gate is meant" in wherry("explain", "gate").err
 
 
 def test_version(wherry):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
 from wherry.errors import ModelError
 from wherry.identity import sha256_digest
+from wherry_cli.main import app
 from wherry_cli.packaging.package_file import PackagedImage, PackagedLayer, PackageFile
 from wherry_cli.packaging.progress import Progress
 
@@ -165,9 +167,11 @@ def test_push_looks_for_the_model_before_it_looks_for_devices(operator, server, 
     assert server.requests == []
 
 
-def test_package_and_push_take_the_same_options(wherry):
-    def options(command):
-        return {word for word in wherry(command, "--help").out.split() if word.startswith("--")}
+def test_package_and_push_take_the_same_options():
+    commands = typer.main.get_command(app).commands
+
+    def options(name):
+        return {flag for parameter in commands[name].params for flag in parameter.opts}
 
     assert options("push") - options("package") == {"--to", "--slot", "--watch", "--timeout"}
     assert options("package") <= options("push")
