@@ -33,7 +33,7 @@ ARGUMENTS = [
     "--use-fake-device-for-media-stream",
 ]
 DEV = Options(stage="dev")
-PATIENCE_MS = 5_000
+PATIENCE_MS = 30_000
 
 
 def visit(url: str, look: Callable[[Page], None], allowed: str = "nothing", **context: Any) -> None:
@@ -177,12 +177,13 @@ def test_a_picture_is_taken_with_the_camera_and_one_that_is_broken_is_refused(sh
     visit(f"http://{running.address}", look, allowed="status of 400")  # which the browser notes by itself
 
 
-@pytest.mark.parametrize("datatype", ["FP32", "FP16", "INT64", "UINT8", "BOOL", "BYTES"])
+@pytest.mark.parametrize("datatype", ["FP32", "FP16", "INT64", "BYTES"])
 def test_tensors_of_every_kind_are_sent_with_the_keyboard_alone(shop, start, datatype):
     shop.identity("same", datatype)
     running = start(DEV)
-    typed = {"BOOL": "true, false, true, true", "BYTES": '"a", "", "häßlich", "d"'}.get(datatype, "[[1, 2], [3, 250]]")
-    wanted = {"BOOL": "true  false  true  true", "BYTES": "a    häßlich  d"}.get(datatype, "1  2  3  250")
+    typed, wanted = "[[1, 2], [3, 250]]", "1  2  3  250"
+    if datatype == "BYTES":
+        typed, wanted = '"a", "", "häßlich", "d"', "a    häßlich  d"
 
     def look(page: Page) -> None:
         expect(page.get_by_role("heading", name="same 1")).to_be_visible()

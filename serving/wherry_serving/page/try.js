@@ -14,7 +14,7 @@ function element(tag, options = {}, ...children) {
   return made;
 }
 const count = (shape) => shape.reduce((all, size) => all * size, 1);
-const number = (value) => (Number.isInteger(value) ? String(value) : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(3) : value.toPrecision(5));
+const number = (value) => (Number.isInteger(value) ? String(value) : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(3) : String(Number(value.toPrecision(5))));
 const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 
 // ---- half floats, which browsers do not have everywhere ----
@@ -166,9 +166,9 @@ function bars(labels) {
   const shares = labels.every((item) => item.score >= 0 && item.score <= 1);
   return element("ol", { className: "bars" }, ...labels.map((item) => {
     const score = shares ? `${(item.score * 100).toFixed(1)} %` : number(item.score);
-    const meter = element("meter", { min: 0, max: 1, value: Math.max(0, shares ? item.score : item.score / top) });
-    meter.setAttribute("aria-hidden", "true");
-    return element("li", {}, meter, element("span", {}, item.label), element("span", {}, score));
+    const bar = element("span", { className: "bar" });
+    bar.style.width = `${100 * Math.max(0, shares ? item.score : item.score / top)}%`;
+    return element("li", {}, bar, element("span", {}, item.label), element("span", {}, score));
   }));
 }
 function outputView(output) {
@@ -308,8 +308,8 @@ function showModel(model) {
   $("picture").hidden = !picture;
   $("tensors").open = !picture;
   if (picture) {
-    const how = { stretch: "stretched", cover: "cut", contain: "fitted with a border" }[picture.fit];
-    $("picture-note").textContent = `Any size; the server turns it upright and has it ${how} to ${picture.width} × ${picture.height}.`;
+    const how = { stretch: "stretches it", cover: "cuts it", contain: "fits it with a border" }[picture.fit];
+    $("picture-note").textContent = `Any size; the server turns it upright and ${how} to ${picture.width} × ${picture.height}.`;
     $("camera").hidden = !(window.isSecureContext && navigator.mediaDevices);
   }
   $("answer").replaceChildren();
