@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from wherry.profile import load_profiles
+from wherry_cli.packaging.base import Base
+from wherry_cli.packaging.layers import Entry, make_layer
 from wherry_cli.packaging.registry import RegistryClient
-from wherry_cli.packaging.store import Store
+from wherry_cli.packaging.store import Layer, Store
 
 PASSWORD_FILE = "operator:$2b$04$uXwVT0iZPRANnCKMnChw8ONcAk0VJ1GCA8M5bQgZddU/x/wBvTQiy\n"
 
@@ -170,3 +172,19 @@ def tflite_model(tmp_path: Path) -> Path:
     path = tmp_path / "dense.tflite"
     path.write_bytes(bytes(builder.Output()))
     return path
+
+
+@pytest.fixture
+def quick_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder, with small stand-ins for the base and the wheels, which take long to fetch."""
+
+    def wheels(kind: Any) -> Callable[..., Layer]:
+        return lambda *given: make_layer(kind, [Entry(f"opt/{kind}", data=b"wheels")], given[-2])
+
+    def base(wanted: Any, platform: str, store: Store, *_: Any) -> Base:
+        return Base((make_layer("base", [Entry("etc/base", data=b"base")], store),))
+
+    monkeypatch.setattr("wherry_cli.packaging.command.base_for", base)
+    monkeypatch.setattr("wherry_cli.packaging.command.runtime_layer", wheels("runtime"))
+    monkeypatch.setattr("wherry_cli.packaging.command.picture_layer", wheels("picture"))
+    return tmp_path / "cache"

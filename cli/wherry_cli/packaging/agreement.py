@@ -13,7 +13,7 @@ from wherry_cli.packaging.samples import Sample
 from wherry_serving.runtimes import Array, Runtime
 
 _NOISE = 1e-6
-_TIMED_SECONDS = 1.5
+_TIMED_SECONDS = 0.5
 _TIMED_RUNS = (5, 200)
 
 

@@ -51,6 +51,8 @@ def ask_child(module: str, order: BaseModel, findings: type[Found], thing: str, 
             [sys.executable, "-m", module],
             input=order.model_dump_json().encode(),
             capture_output=True,
+            # Quantizers walk sets of names: another order would be another digest.
+            env=os.environ | {"PYTHONHASHSEED": "0"},
             timeout=seconds,
             check=False,
         )

@@ -39,7 +39,12 @@ _CHANNELS = (1, 3)
 
 def _number(value: Any) -> Any:
     """`"1/255"` as a number: nobody should have to write 0.00392156862745098."""
-    return float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value.replace(" ", "")))
+    except ZeroDivisionError as error:
+        raise ValueError("divides by zero") from error
 
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -97,7 +102,7 @@ def read_declaration(path: Path) -> Declaration:
             found.labels.names = [line.strip() for line in lines if line.strip()]
     except OSError as error:
         raise InputError(thing, f"cannot be read ({error.filename}: {error.strerror})", "Check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ZeroDivisionError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(thing, f"is not TOML ({error})") from error
     except ValidationError as error:
         raise InputError(thing, _first_problem(error)) from error
@@ -109,8 +114,8 @@ def read_declaration(path: Path) -> Declaration:
 def _first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    problem = "is not known here" if first["type"] == "extra_forbidden" else first["msg"]
-    return f"field {where}: {problem}"
+    known = {"extra_forbidden": "is not known here", "missing": "is missing, and the model takes any"}
+    return f"field {where}: {known.get(first['type'], first['msg'])}"
 
 
 def declare(found: Declaration, file: ModelFile) -> ModelFile:
@@ -140,8 +145,12 @@ def declare(found: Declaration, file: ModelFile) -> ModelFile:
 def _picture(part: PicturePart, signature: Signature) -> PictureInput:
     given = part.model_dump(exclude_none=True)
     name = part.input or next((spec.name for spec in signature.inputs if len(spec.shape) >= 3), "")
-    spec = next((item for item in signature.inputs if item.name == name), None)
-    return PictureInput.model_validate((_taken(spec, given) if spec else {}) | {"input": name} | given)
+    found = {spec.name: spec for spec in signature.inputs}
+    if name not in found:
+        what = f"fills input {name!r}" if name else "finds no input with the axes of a picture"
+        fix = "Name one of them as input; `wherry inspect` shows them"
+        raise InputError("[picture]", f"{what}, the model has {', '.join(found)}", fix)
+    return PictureInput.model_validate(_taken(found[name], given) | {"input": name} | given)
 
 
 def _taken(spec: TensorSpec, given: dict[str, Any]) -> dict[str, Any]:
