@@ -16,11 +16,12 @@ from wherry_cli.complete import complete_devices, complete_profiles
 from wherry_cli.device_views import device_page, devices_table
 from wherry_cli.diagnose_view import diagnose_page
 from wherry_cli.inputs import checked
+from wherry_cli.install_line import install_line
 from wherry_cli.logs import choose_slot, follow_logs, show_logs
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output
 from wherry_cli.session import confirm, connected
-from wherry_cli.settings import Home, find_home
+from wherry_cli.settings import Home, find_home, load_settings
 from wherry_cli.words import labels_text, parse_pairs
 
 app = typer.Typer(help="Enrol devices, see what runs on them, lock one out.", no_args_is_help=True)
@@ -57,15 +58,17 @@ def token(
         ca_sha256=created.server_ca_sha256,
         root_sha256=root_sha256,
     ).encode()
-    result = {"device": created.device, "expires": created.expires, "join": line}
-    out.result({**result, "expires": created.expires.isoformat()}, lambda: _show_line(out, created, line))
+    install = install_line(server, load_settings(find_home()).ca_file, line)
+    result = {"device": created.device, "expires": created.expires.isoformat(), "join": line, "install": install}
+    out.result(result, lambda: _show_line(out, created, line, install))
 
 
-def _show_line(out: Output, created: TokenCreated, line: str) -> None:
+def _show_line(out: Output, created: TokenCreated, line: str, install: str) -> None:
     until = created.expires.astimezone().strftime("%Y-%m-%d %H:%M")
-    out.note(
-        f"On {created.device}, once, before {until}: wherry-agent enroll --state DIR TOKEN   with this join token:"
-    )
+    if install:
+        out.note(f"On a machine that is to become {created.device}, before {until}, this installs all it needs:\n")
+        out.errors.print(Text(f"{install}\n"), soft_wrap=True)  # unfolded: it is pasted
+    out.note(f"Where the agent is installed, once, before {until}: wherry-agent enroll TOKEN   with this join token:")
     # The token alone on standard output, unfolded: it is pasted, or piped into a file.
     out.console.print(Text(line), soft_wrap=True)
 
