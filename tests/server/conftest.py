@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -446,6 +448,22 @@ def make_device(api: ApiClient) -> Callable[..., FakeDevice]:
 def device(make_device: Callable[..., FakeDevice]) -> FakeDevice:
     """One enrolled device, `dev-1`."""
     return make_device().enrol()
+
+
+# -- a whole fleet
+
+
+@pytest.fixture(scope="session")
+def seed_fleet() -> Callable[..., Any]:
+    """`scripts/seed.py`'s function."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "seed.py"
+    spec = importlib.util.spec_from_file_location("seed", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module.seed
 
 
 # -- waiting

@@ -54,8 +54,8 @@ def mark_target(row: RolloutTarget, mark: plan.Mark) -> None:
     row.problem = write(mark.problem)
 
 
-def follow_device(session: Session, device: Device, now: datetime) -> list[int]:
-    """Update a device's newest target of each slot; ids of rollouts where one became settled."""
+def follow_device(session: Session, device: Device, now: datetime) -> dict[int, bool]:
+    """Update a device's newest target of each slot; the rollouts where one moved on: id to whether it settled."""
     query = (
         select(RolloutTarget)
         .where(RolloutTarget.device == device.id, RolloutTarget.state.in_(_FOLLOWED))
@@ -64,18 +64,17 @@ def follow_device(session: Session, device: Device, now: datetime) -> list[int]:
     newest: dict[str, RolloutTarget] = {}
     for target in session.scalars(query):
         newest.setdefault(target.slot, target)
-    settled = []
+    moved = {}
     for slot, target in newest.items():
         mark = plan.follow(_to_target(target), device_report(device, slot), now)
         if mark is not None:
-            changed = mark.state != target.state
+            moved[target.rollout] = mark.state != target.state and mark.state in plan.SETTLED
             mark_target(target, mark)
-            if changed and mark.state in plan.SETTLED:
-                settled.append(target.rollout)
     session.flush()
-    for rollout in settled:
-        _judge_again(session, rollout)
-    return settled
+    for rollout, settled in moved.items():
+        if settled:
+            _judge_again(session, rollout)
+    return moved
 
 
 def _judge_again(session: Session, rollout: int) -> None:

@@ -62,9 +62,7 @@ async def _ask(context: Context, device: str, request: LogsRequest | DiagnoseReq
     answer = questions.expect(device, request.id)
     try:
         if wire is None or not wire.publish(Topic(device, Kind.CMD), request.to_bytes()):
-            raise LinkError(
-                f"question to device {device}", "cannot be sent: the server has no connection to the broker"
-            )
+            raise LinkError(f"question to device {device}", "cannot be sent: the server is not connected to the broker")
         reply = await asyncio.wait_for(answer, seconds)
     except TimeoutError as error:
         fix = "Its agent may be busy, too old for questions, or cut off; look at when it was seen last"

@@ -14,7 +14,7 @@ from wherry.messages import DeploymentReport, Presence, SlotReport, StateReport
 from wherry.metadata import MAX_VERSION
 from wherry_server.domain.twin import ReportMark, is_news
 from wherry_server.services.assignments import update_drift
-from wherry_server.services.changes import FLEET, device_topic
+from wherry_server.services.changes import FLEET, ROLLOUTS, device_topic, rollout_topic
 from wherry_server.services.context import Context
 from wherry_server.services.follow import follow_device
 from wherry_server.services.rollouts import advance, needs_attention
@@ -40,9 +40,10 @@ def ingest_state(context: Context, report: StateReport) -> bool:
         if not is_news(ReportMark(device.report_stream, device.report_number), report):
             return False
         _take_over(session, device, report, now)
-        settled = follow_device(session, device, now)
-        context.announce(session, device_topic(device.id), FLEET)
-        due = [rollout for rollout in settled if needs_attention(session, rollout)]
+        moved = follow_device(session, device, now)
+        context.announce(session, device_topic(device.id), FLEET, *([ROLLOUTS] if moved else []))
+        context.announce(session, *map(rollout_topic, moved))
+        due = [rollout for rollout, settled in moved.items() if settled and needs_attention(session, rollout)]
     for rollout in due:
         advance(context, rollout)
     return True

@@ -93,7 +93,7 @@ def fleet_metrics(session: Session) -> FleetMetrics:
 
 
 def _count(session: Session, query: Any) -> dict[str, int]:
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def _profiles(session: Session) -> dict[str, ProfileCounts]:
