@@ -106,6 +106,9 @@ def test_an_operators_day(real, run, tmp_path):
     [device] = run("device", "list")["items"]
     assert (device["id"], device["labels"]) == ("edge-1", {"site": "north"})
     assert run("device", "list", "--label", "site=south")["items"] == []
+    assert [found["id"] for found in run("device", "list", "--offline", "--search", "edge")["items"]] == ["edge-1"]
+    assert run("device", "list", "--online")["items"] == []
+    assert run("device", "list", "--state", "problem")["items"] == []
     assert run("device", "label", "edge-1", "row=2")["labels"] == {"site": "north", "row": "2"}
 
     assert run("rollout", "start", "vision", "1", "--to", "all", code=1)["error"]["code"] == "not_found"
@@ -124,6 +127,14 @@ def test_an_operators_day(real, run, tmp_path):
     assert run("rollout", "abort", number, "--yes")["state"] == "aborted"
     assert run("rollout", "list")["items"][0]["id"] == number
     run("device", "poll", "edge-1")
+    assert run("device", "logs", "edge-1", code=1)["error"]["code"] == "conflict"  # it is offline
+    assert run("device", "diagnose", "edge-1", code=1)["error"]["code"] == "conflict"
+    glance = run("top", "--once")
+    assert (glance["fleet"]["devices"], glance["fleet"]["online"]) == (1, 0)
+    assert [found["id"] for found in glance["troubled"]] == ["edge-1"]
+    assert [(found["version"], found["desired"]) for found in glance["fleet"]["versions"]] == [("1", 1)]
+    assert run("audit", "--action", "rollout.create")["items"][0]["thing"] == str(number)
+    assert [found["name"] for found in run("token", "list")["items"]] == ["admin"]
     run("device", "retry", "edge-1")
     run("device", "clear", "edge-1", "main", "--yes")
     assert run("telemetry", "show")["slots"] == []

@@ -40,6 +40,31 @@ class TestEveryError:
         tree = errors.__doc__.split("```")[1]
         assert kind.__name__ in tree.replace("─", " ").split()
 
+    def test_says_it_in_one_sentence(self, kind):
+        sentence = kind.__doc__.partition("\n")[0]
+        assert sentence[0].isupper()
+        assert sentence.endswith(".")
+
+    def test_is_raised_and_caught_as_its_parents(self, kind):
+        with pytest.raises(WherryError, match="a: b") as caught:
+            raise kind("a", "b")
+        assert type(caught.value) is kind
+        assert caught.value.args == ("a", "b", kind.hint)
+
+
+STABLE = """
+    wherry input input.model input.config contract contract.malformed contract.schema trust trust.unsigned
+    trust.tampered trust.replayed trust.expired trust.rolled_back trust.wrong_device trust.wrong_profile trust.revoked
+    trust.rejected fit admission deployment deployment.gate deployment.phase adapter adapter.engine adapter.registry
+    adapter.build adapter.link adapter.server adapter.store adapter.route adapter.inference identity not_allowed
+    not_found conflict
+"""
+"""Codes that were published: devices, dashboards and scripts know them. Add to it; take nothing away."""
+
+
+def test_codes_stay_what_they_were():
+    assert set(STABLE.split()) <= {kind.code for kind in EVERY}
+
 
 def test_codes_are_unique():
     assert [code for code, times in Counter(kind.code for kind in EVERY).items() if times > 1] == []
