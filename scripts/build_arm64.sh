@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 base=wherry-build-base-slim:arm64
 bash scripts/register_qemu.sh
 bash scripts/build_base.sh arm64 "$base"
-bash scripts/wheels.sh requirements/agent.txt requirements/serving-onnx.txt
+bash scripts/wheels.sh aarch64 build/wheels requirements/agent.txt requirements/serving-onnx.txt
 for target in agent serving; do
   echo "[arm64] building wherry-$target:arm64"
   DOCKER_BUILDKIT=0 docker build -q --platform linux/arm64 -f Dockerfile.arm64 --target "$target" \

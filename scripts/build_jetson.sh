@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 base=wherry-build-base-slim:arm64
 bash scripts/register_qemu.sh
 bash scripts/build_base.sh arm64 "$base"
-bash scripts/wheels.sh requirements/agent.txt requirements/serving-onnx.txt
+bash scripts/wheels.sh aarch64 build/wheels requirements/agent.txt requirements/serving-onnx.txt
 
 build() { # TARGET ARGUMENT… ; says nothing unless it fails
   local target=$1 log

@@ -35,6 +35,9 @@ systemd-analyze systemd reads the services' units as systemd would, for tests
 shellcheck shellcheck reads install.sh, for tests
 curl curl fetches install.sh as its users do, for tests
 /bin/busybox busybox-static the smallest container image, for tests
+promtool prometheus checks and tries the alert rules, for tests
+docker-compose docker-compose checks deploy/compose.yaml, for tests
+systemd-analyze systemd checks the units, for tests
 npm npm fetches the scripts that the dashboard loads in a browser
 /usr/bin/chromium chromium opens the dashboard's pages, for tests
 LIST
@@ -65,7 +68,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   rm -f "$log"
   # Debian starts what it installs. Ours run on ports and folders of their own, so these are not needed.
   if [ -d /run/systemd/system ]; then
-    for unit in mosquitto docker-registry postgresql; do
+    for unit in mosquitto docker-registry postgresql prometheus; do
       case " ${missing[*]} " in
         *" $unit "*)
           say "stopping the $unit service that the package started: Wherry starts its own"
