@@ -276,7 +276,7 @@ class Reconciler:
             for name, slot in self.entry.slots.items()
             if slot.known_good and self._attempts(name, slot.known_good) >= _GIVEN_UP_AFTER
         }
-        return self._watch.broken(self.entry) | failed
+        return self._watch.broken(self.entry, self._observed) | failed
 
     def _attempts(self, slot: str, image: TrustedImage) -> int:
         """How often in a row a release could not be brought back to life."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from wherry.release import HttpGate, ReadyGate
 from wherry_agent.assignment import TrustedImage
-from wherry_agent.entry import Entry, container_name
+from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.events import Event, HealthChecked
 from wherry_agent.intake import Background
 from wherry_agent.ports import Observed, Prober
@@ -38,6 +38,7 @@ class Watch:
         self._patience = patience
         self._unready: dict[str, int] = {}
         self._revived: dict[str, int] = {}
+        self._answered: set[str] = set()
         self.healthy: dict[str, bool] = {}
 
     def ask(self, entry: Entry, observed: Observed) -> None:
@@ -72,6 +73,7 @@ class Watch:
         if event.container == _known_good(entry, event.slot):
             self._unready[event.container] = 0 if event.ok else self._unready.get(event.container, 0) + 1
             if event.ok:
+                self._answered.add(event.container)
                 self._revived.pop(event.container, None)
 
     def revivals(self, entry: Entry) -> list[Step]:
@@ -88,9 +90,23 @@ class Watch:
         self._unready[container] = 0
         self._revived[container] = self._revived.get(container, 0) + 1
 
-    def broken(self, entry: Entry) -> frozenset[str]:
-        """Slots whose known-good does not answer although it was started anew twice."""
-        return frozenset(slot for slot in entry.slots if self._revived.get(_known_good(entry, slot), 0) >= 2)
+    def broken(self, entry: Entry, observed: Observed) -> frozenset[str]:
+        """Slots whose known-good does not answer although it was started anew twice.
+
+        And those where the release before it serves callers, as it did for an agent that ran here earlier: the
+        known-good must have answered once before they are turned back to it.
+        """
+        return frozenset(
+            name
+            for name, slot in entry.slots.items()
+            if self._revived.get(_known_good(entry, name), 0) >= 2 or self._fell_back(entry, slot, observed)
+        )
+
+    def _fell_back(self, entry: Entry, slot: SlotEntry, observed: Observed) -> bool:
+        if slot.known_good is None or slot.trial or _known_good(entry, slot.slot) in self._answered:
+            return False
+        active = serving(entry, observed, slot)
+        return active is not None and same(active[0], slot.previous)
 
 
 def _known_good(entry: Entry, slot: str) -> str:

@@ -362,6 +362,25 @@ def test_a_known_good_that_never_answers_again_gives_way_to_the_release_before(d
     assert device.serves() == "2"
 
 
+def test_an_agent_that_starts_again_leaves_callers_with_the_release_that_answers_them(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    broken = device.name(device.catalogue["2"])
+    device.world.behaviours[broken] = "hung"
+    device.world.hold_allowed = True
+    device.tick(31, times=20)
+    assert device.serves() == "1"
+    device.world.hold_allowed = False
+    device.boot()
+    device.tick(5, times=3)
+    assert device.serves() == "1"
+    assert device.world.violations == [], "not for a moment are they turned to one that does not answer"
+    device.world.behaviours[broken] = "good"
+    device.tick(31, times=3)
+    assert device.serves() == "2"
+    assert device.world.violations == []
+
+
 def test_a_release_withdrawn_while_it_serves_is_taken_away(device):
     device.assign(1, main="1")
     device.world.hold_allowed = True
