@@ -328,7 +328,7 @@ def shoot() -> Callable[[Page, str], Path]:
     def take(page: Page, name: str) -> Path:
         SCREENS.mkdir(parents=True, exist_ok=True)
         path = SCREENS / f"{name}.png"
-        page.screenshot(path=path, full_page=True)
+        page.screenshot(path=path, full_page=True, caret="initial")  # hiding it leaves inline styles behind
         return path
 
     return take
