@@ -38,6 +38,8 @@ from wherry_cli.packaging.samples import PICTURE_SUFFIXES
 from wherry_cli.packaging.store import Store, cache_folder
 
 GOLDEN_FILE_NAME = "golden.json"
+_HEAVY_CASES = 8_000_000
+"""Bytes of golden cases from which it is said what they weigh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,9 @@ def _read(work: _Work, folder: Path) -> tuple[ModelSource, QuantizationReport | 
     note = f"{source.precision}, {len(source.cases)} golden cases"
     if len(source.cases) > 1 and not telling(source.cases):
         note += "; all give the same answer, so give recorded ones with --golden to prove more"
+    weight = sum(len(tensor.raw) for case in source.cases for tensor in (*case.inputs, *case.outputs))
+    if weight > _HEAVY_CASES:
+        note += f"; they add {weight / 1e6:.0f} MB to each image, fewer would prove as much"
     work.report(Progress(stage, 1, 1, note))
     return source, quantization
 

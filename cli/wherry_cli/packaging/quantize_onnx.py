@@ -12,6 +12,7 @@ from wherry.errors import InputError
 from wherry_cli.packaging.samples import Sample
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
+_OPSET = 13
 _PRODUCTS = {"MatMul", "Gemm", "LSTM", "Attention", "Gather"}
 _DYNAMIC = ["MatMul", "Gemm", "Attention", "LSTM", "Gather", "EmbedLayerNormalization"]
 """Without Conv: measured on convolutions, dynamic int8 is 3.5 times slower and often answers otherwise."""
@@ -110,12 +111,28 @@ def to_int8_dynamic(source: Path, target: Path, folder: Path) -> None:
 
 
 def _prepared(source: Path, folder: Path) -> Path:
-    """The model with shapes inferred and constants folded; as it is where that fails."""
+    """The model in a recent opset, with shapes inferred and constants folded; as it is where that fails."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = folder / "prepared.onnx"
+    recent, prepared = _recent(source, folder), folder / "prepared.onnx"
     try:
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # that one needs sympy, and adds little
+        quant_pre_process(recent, prepared, skip_symbolic_shape=True)  # that one needs sympy, and adds little
     except Exception:  # it raises whatever its parts raise; quantization then says what it minds
-        return source
+        return recent
     return prepared
+
+
+def _recent(source: Path, folder: Path) -> Path:
+    """The model in an opset that knows scales by channel; as it is where it has that, or cannot be converted."""
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(source)
+    if any(item.domain in ("", "ai.onnx") and item.version >= _OPSET for item in model.opset_import):
+        return source
+    converted = folder / "recent.onnx"
+    try:
+        onnx.save(version_converter.convert_version(model, _OPSET), converted)
+    except Exception:  # as above
+        return source
+    return converted
