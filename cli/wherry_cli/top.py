@@ -19,6 +19,8 @@ from wherry_cli.session import connected
 from wherry_cli.top_view import TopPage
 
 SHOWN = 5
+_TROUBLED = 100
+"""Devices in trouble that are asked for, of each kind."""
 _HOST_WINDOW = timedelta(minutes=5)
 
 
@@ -27,13 +29,15 @@ class Glance:
     """What one look saw.
 
     Attributes:
-        troubled: some devices that need somebody, those that report a problem first.
+        troubled: devices that need somebody, by id.
+        more_trouble: there are more of them than were asked for.
         busiest: some devices with the most load.
     """
 
     at: datetime
     fleet: FleetView
     troubled: list[DeviceView]
+    more_trouble: bool
     rollouts: list[RolloutView]
     busiest: list[HostTelemetry]
 
@@ -42,10 +46,20 @@ def look_at_fleet(client: ServerClient) -> Glance:
     """Ask for everything that the screen shows."""
     now = now_utc()
     found: dict[str, DeviceView] = {}
+    more = False
     for state in ("problem", "drifting", "offline"):
-        found |= {view.id: view for view in client.some_devices(state, SHOWN * 4) if view.id not in found}
+        views = client.some_devices(state, _TROUBLED)
+        more = more or len(views) == _TROUBLED
+        found = {view.id: view for view in views} | found
     hosts = client.telemetry(None, None, (now - _HOST_WINDOW).isoformat()).hosts
-    return Glance(now, client.fleet(), list(found.values()), client.rollouts(SHOWN), busiest(hosts, SHOWN))
+    return Glance(
+        at=now,
+        fleet=client.fleet(),
+        troubled=[found[name] for name in sorted(found)],
+        more_trouble=more,
+        rollouts=client.rollouts(SHOWN),
+        busiest=busiest(hosts, SHOWN),
+    )
 
 
 def busiest(hosts: list[HostTelemetry], count: int) -> list[HostTelemetry]:

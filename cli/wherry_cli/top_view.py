@@ -10,10 +10,21 @@ from rich.text import Text
 from wherry.api import DeviceView, FleetVersion, FleetView, HostTelemetry
 from wherry_cli import watch
 from wherry_cli.output import bar, table
-from wherry_cli.words import ago, latency, problem_text, release_name, share
+from wherry_cli.words import ago, latency, names_text, problem_text, release_name, share
 
 if TYPE_CHECKING:
     from wherry_cli.top import Glance
+
+
+_TROUBLES = {"in trouble": "bold red", "drifting": "yellow", "offline": "yellow"}
+_ORDER = tuple(_TROUBLES)
+
+
+_ROWS = (
+    (20, 8, 5, 5), (12, 6, 4, 4), (8, 4, 3, 3), (6, 3, 2, 2), (4, 2, 2, 2), (4, 2, 2, 0), (4, 1, 1, 0),
+    (2, 1, 1, 0), (1, 1, 0, 0),
+)  # fmt: skip
+"""Versions, troubles, rollouts and busy devices that are shown, from the tallest screen to the lowest."""
 
 
 class TopPage:
@@ -32,27 +43,26 @@ class TopPage:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it with fewer rows a section until it fits."""
-        for rows in range(20 if self._height is None else min(20, self._height), 0, -1):
-            shown = self._page(rows)
+        for rows in _ROWS:
+            shown = self._page(*rows)
             lines = console.render_lines(shown, options.update(height=None), pad=False)
             if self._height is None or len(lines) <= self._height:
                 break
         yield shown
 
-    def _page(self, rows: int) -> RenderableType:
+    def _page(self, versions: int, troubles: int, rollouts: int, hosts: int) -> RenderableType:
         glance = self._glance
         parts: list[RenderableType] = [_counts(glance.fleet)]
         if self._note:
             parts.append(Text(self._note, style="yellow"))
-        parts += _section(
-            f"Serving, 5 minutes to {glance.at.astimezone():%H:%M:%S}", _versions(glance.fleet.versions[:rows])
-        )
+        shown = glance.fleet.versions[:versions]
+        parts += _section(f"Serving, 5 minutes to {glance.at.astimezone():%H:%M:%S}", _versions(shown))
         if glance.troubled:
-            parts += _section("Needs attention", _troubled(glance, rows))
-        if glance.rollouts:
-            parts += _section("Newest rollouts", _rollouts(glance, rows))
-        if glance.busiest:
-            parts += _section("Busiest devices", _hosts(glance.busiest[:rows]))
+            parts += _section("Needs attention", _troubled(glance, troubles))
+        if glance.rollouts and rollouts:
+            parts += _section("Newest rollouts", _rollouts(glance, rollouts))
+        if glance.busiest and hosts:
+            parts += _section("Busiest devices", _hosts(glance.busiest[:hosts]))
         return Group(*parts)
 
 
@@ -98,9 +108,8 @@ def _versions(found: list[FleetVersion]) -> RenderableType:
 
 
 def _of(devices: int, desired: int) -> str:
-    return (
-        f"{devices:,}" if devices == desired else f"{devices:,} of {desired:,}" if desired else f"{devices:,}, leaving"
-    )
+    """How many serve it, and how many should: `1,520 → 1,640`."""
+    return f"{devices:,}" if devices == desired else f"{devices:,} → {desired:,}"
 
 
 def _errors(rate: float | None) -> tuple[str, str]:
@@ -110,22 +119,27 @@ def _errors(rate: float | None) -> tuple[str, str]:
 
 
 def _troubled(glance: Glance, rows: int) -> RenderableType:
-    shown = glance.troubled[:rows]
-    fleet = glance.fleet
-    hidden = max(fleet.problems + fleet.drifting + fleet.devices - fleet.online, len(glance.troubled)) - len(shown)
-    cells = [(Text(view.id, style="bold"), *_why(view, glance)) for view in shown]
+    """What is wrong, each trouble once with the devices that have it."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for view in glance.troubled:
+        groups.setdefault(_why(view, glance), []).append(view.id)
+    found = sorted(groups.items(), key=lambda group: _ORDER.index(group[0][0]))
+    cells = [
+        (Text(names_text(names), style="bold"), Text(what, style=_TROUBLES[what]), Text(because))
+        for (what, because), names in found[:rows]
+    ]
     body = table(("device", "is", "because"), cells, "")
-    if hidden <= 0:
+    if len(found) <= rows and not glance.more_trouble:
         return body
     hint = "… and more: `wherry device list --state problem` (or drifting, offline)"
     return Group(body, Text(hint, style="dim"))
 
 
-def _why(view: DeviceView, glance: Glance) -> tuple[Text, Text]:
+def _why(view: DeviceView, glance: Glance) -> tuple[str, str]:
     if view.problem:
-        return Text("in trouble", style="bold red"), Text(problem_text(view.problem))
+        return "in trouble", problem_text(view.problem)
     if not view.online:
-        return Text("offline", style="yellow"), Text(f"last seen {ago(view.last_seen, glance.at)}")
+        return "offline", f"last seen {ago(view.last_seen, glance.at)}"
     serving = {slot.slot: slot for slot in view.slots}
     parts = []
     for name in view.drift:
@@ -133,7 +147,7 @@ def _why(view: DeviceView, glance: Glance) -> tuple[Text, Text]:
         phase = f", {slot.deployment.phase.replace('_', ' ')}" if slot and slot.deployment else ""
         runs = release_name(slot.serving if slot else None)
         parts.append(f"{name}: runs {runs}, should run {release_name(view.desired.get(name))}{phase}")
-    return Text("drifting", style="yellow"), Text("; ".join(parts))
+    return "drifting", "; ".join(parts)
 
 
 def _rollouts(glance: Glance, rows: int) -> RenderableType:

@@ -9,7 +9,7 @@ from datetime import datetime
 from wherry.api import RolloutTargetView, RolloutView
 from wherry.messages import DeploymentReport
 from wherry_cli.selectors import selector_text
-from wherry_cli.words import printable, problem_text
+from wherry_cli.words import names_text, printable, problem_text
 
 FINAL_TARGETS = frozenset({"committed", "rejected", "refused", "misfit", "superseded"})
 FAILED_TARGETS = frozenset({"rejected", "refused", "misfit"})
@@ -156,13 +156,7 @@ def reasons(found: list[Row]) -> list[tuple[str, str]]:
     for row in found:
         if row.reason:
             groups.setdefault(row.reason, []).append(row.device)
-    return [(_names(devices), reason) for reason, devices in groups.items()]
-
-
-def _names(devices: list[str]) -> str:
-    if len(devices) <= 2:
-        return ", ".join(devices)
-    return f"{devices[0]} and {len(devices) - 1} more"
+    return [(names_text(devices), reason) for reason, devices in groups.items()]
 
 
 def rest(hidden: list[Row]) -> str:

@@ -140,3 +140,8 @@ def _escaped(sign: str) -> str:
 def problem_text(problem: Problem) -> str:
     """A problem in one line."""
     return printable(f"{clause(problem.thing, problem.reason)}. {problem.fix}.")
+
+
+def names_text(names: list[str]) -> str:
+    """One or two names, or the first and how many more."""
+    return ", ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1:,} more"

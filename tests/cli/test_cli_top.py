@@ -88,14 +88,15 @@ def test_top_keeps_to_the_terminal(make, width, height):
     version = {"model": "vision", "devices": 3, "healthy": 2, "desired": 3, "per_second": 1.0}
     versions = [{**version, "version": str(number)} for number in range(30)]
     view = FleetView(devices=9000, online=8000, drifting=7, problems=5, versions=versions)
-    glance = Glance(make.started, view, devices, rollouts, [host(f"d{number}", 5) for number in range(5)])
+    glance = Glance(make.started, view, devices, True, rollouts, [host(f"d{number}", 5) for number in range(5)])
     console = Console(width=width, height=height, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(TopPage(glance, height))
     shown = captured.get()
     assert len(shown.splitlines()) <= height
-    for part in ("9,000 devices", "8,000 online", "vision 0", "edge-0", "… and more", "d0"):
+    for part in ("9,000 devices", "8,000 online", "vision 3", "edge-0 and 19 more", "… and more", "3 of 3 devices"):
         assert part in shown
+    assert ("Busiest devices" in shown) == (height == 40)
 
 
 def test_audit(operator, server, make):
