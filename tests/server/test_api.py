@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import httpx
 import pytest
@@ -216,6 +217,45 @@ def test_the_document_describes_every_route(api):
 @pytest.mark.parametrize("path", ["/v1/devices/%2e%2e", "/v1/devices/UPPER", "/v1/tuf/metadata/..%2f..%2fetc"])
 def test_odd_names_are_refused(api, path):
     assert api.get(path).status_code in (404, 422)
+
+
+ODD = (
+    "",
+    "\x00",
+    "'",
+    "%",
+    "-1",
+    "9" * 30,
+    "1e400",
+    "NaN",
+    "\ud7ff\U0001f6a2",
+    "0001-01-01",
+    "9999-12-31T23:59:59Z",
+    "a=b",
+    "~~",
+)
+
+
+def test_odd_parameters_are_refused_or_answered_but_never_break_anything(context, api, device):
+    for path, methods in api.get("/openapi.json").json()["paths"].items():
+        if "get" not in methods:
+            continue
+        where = re.sub(r"{\w+}", "1", path)
+        for parameter in [one["name"] for one in methods["get"].get("parameters", []) if one["in"] == "query"]:
+            for odd in ODD:
+                reply = api.get(where, params={parameter: odd})
+                assert reply.status_code < 500, (path, parameter, odd, reply.text)
+                if reply.status_code >= 400:
+                    assert problem(reply).reason
+
+
+def test_devices_are_searched_and_filtered_together(context, api):
+    add_devices(context, 25)
+    found = api.get("/v1/devices?search=0001&state=online&label=site=s1").json()["items"]
+    assert [item["id"] for item in found] == ["d00010", "d00016"]
+    assert api.get("/v1/devices?search=d0001&online=false&limit=2").json()["next"] == "d00013"
+    assert api.get("/v1/devices?state=broken").status_code == 422
+    assert api.get("/v1/devices?model=vision&version=1").json()["items"] == []
 
 
 def test_many_requests_at_once_are_answered(context, api, device):

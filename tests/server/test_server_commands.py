@@ -14,17 +14,20 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from cryptography import x509
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 from typer.testing import CliRunner
 
 from wherry import __version__
 from wherry.errors import ConfigError, Conflict, StoreError
-from wherry_server.app import cli
+from wherry_server.app import cli, listen_on
 from wherry_server.config import load_config, make_config, write_settings
 from wherry_server.pki import Authority
+from wherry_server.store import schema
 from wherry_server.store.database import Store
-from wherry_server.store.schema import Base
+from wherry_server.store.schema import Base, Deployment, RecordTotal, ServingSlot
 
 
 def free_port():
@@ -202,3 +205,63 @@ def test_the_server_is_up_within_seconds_serves_https_and_stops_when_told(data):
         assert process.wait(timeout=20) in (0, -signal.SIGTERM)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def test_a_port_that_is_taken_is_said_in_words():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(Conflict, match=f"port {port} of 127.0.0.1: is in use. Stop what listens there"):
+            listen_on("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="cannot be listened on"):
+        listen_on("192.0.2.1", port)
+    with listen_on("127.0.0.1", 0) as found:
+        assert found.getsockname()[1] > 0
+
+
+def test_what_an_older_server_stored_is_carried_over(database_url):
+    """Rows of the first schema come out in the tables and columns of the second."""
+    store = Store(database_url)
+    old = Config()
+    old.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with store._writing.begin() as connection:
+        old.attributes["connection"] = connection
+        command.upgrade(old, "0001")
+    release = {"model": "vision", "version": "2", "counter": 4, "digest": "sha256:" + "a" * 64}
+    slots = json.dumps([{"slot": "main", "port": 8500, "serving": release, "healthy": True}, {"slot": "b", "port": 1}])
+    report = json.dumps({"slot": "main", "release": release})
+    at = "2026-01-01 00:00:00"
+    with store._engine.begin() as connection:
+        for revoked in (None, at):
+            connection.execute(
+                text(
+                    "INSERT INTO device (id, profile, labels, agent_version, enrolled, revoked, online, sequence,"
+                    " reported_sequence, report_stream, report_number, slots, rejected, drifting)"
+                    " VALUES (:id, 'p', '{}', '', :at, :revoked, :yes, 1, 1, 's', 1, :slots, '[]', 0)"
+                ),
+                {"id": "gone" if revoked else "dev-1", "at": at, "revoked": revoked, "yes": True, "slots": slots},
+            )
+        connection.execute(
+            text(
+                "INSERT INTO deployment (device, id, phase, updated, report)"
+                " VALUES ('dev-1', 'd1', 'committed', :at, :report)"
+            ),
+            {"at": at, "report": report},
+        )
+        for hour in (1, 2):
+            connection.execute(
+                text(
+                    "INSERT INTO record_count (device, bucket, type, received, dropped)"
+                    " VALUES ('dev-1', :at, 'slot', 5, 1)"
+                ),
+                {"at": f"2026-01-01 0{hour}:00:00"},
+            )
+    store.migrate()
+    with store.read() as session:
+        (serving,) = session.scalars(select(ServingSlot))
+        assert (serving.device, serving.model, serving.version, serving.counter) == ("dev-1", "vision", "2", 4)
+        assert (serving.profile, serving.healthy) == ("p", True)
+        (deployment,) = session.scalars(select(Deployment))
+        assert (deployment.slot, deployment.model, deployment.version) == ("main", "vision", "2")
+        (total,) = session.scalars(select(RecordTotal))
+        assert (total.type, total.received, total.dropped) == ("slot", 10, 2)
+    store.close()

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from wherry.errors import MalformedMessage
 from wherry.messages import HostSample, Presence, TelemetryAck, TelemetryBatch, TelemetryRecord, parse_command
 from wherry.mqtt import BrokerSettings, MqttClient
+from wherry.questions import LogLine, LogsReply
 from wherry.topics import Kind, Topic
 from wherry_server.app import Bell, broker_settings
 from wherry_server.inbox import Inbox
@@ -237,9 +238,32 @@ def test_the_inbox_keeps_the_newest_state_and_refuses_telemetry_over_its_limit()
         inbox.put(batch, payload)
         inbox.put(state, payload)
     assert [inbox.get() for _ in range(3)] == [(state, b"3"), (batch, b"1"), (batch, b"2")]
-    assert inbox.refused == 1
+    assert (inbox.refused, inbox.waiting, inbox.lag_seconds) == (1, 0, 0.0)
+    inbox.put(batch, b"4")
+    assert inbox.waiting == 1
+    assert inbox.lag_seconds >= 0.0
     inbox.close()
     assert inbox.get() is None
+
+
+@pytest.mark.broker
+def test_a_question_reaches_the_device_and_its_answer_the_caller(link, live_api, live, wait):
+    link._context.line.wire = link
+    one = live()
+    one.send(Kind.STATE, one.device.report())
+    wait(lambda: twin(link._context).online)
+
+    def take(topic, payload):
+        request = parse_command(payload)
+        line = LogLine(at=datetime.now(UTC), text="héllo")
+        one.send(Kind.REPLY, LogsReply(device="dev-1", id="0" * 8))  # nobody asked that
+        one.send(Kind.REPLY, LogsReply(device="dev-1", id=request.id, lines=[line]))
+        one.send(Kind.REPLY, LogsReply(device="dev-1", id=request.id))  # late
+
+    one.client._on_message = take
+    reply = live_api.post("/v1/devices/dev-1/logs", {})
+    assert reply.status_code == 200, reply.text
+    assert [line["text"] for line in reply.json()["lines"]] == ["héllo"]
 
 
 @pytest.mark.broker

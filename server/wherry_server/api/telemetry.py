@@ -17,6 +17,7 @@ from wherry_server.store.telemetry_views import telemetry_summary
 router = APIRouter(prefix="/v1", tags=["telemetry"], dependencies=[NeedsOperator])
 _DEFAULT_WINDOW = timedelta(hours=1)
 _LONGEST_WINDOW = timedelta(days=3660)
+_YEARS = (1971, 9000)
 _Device = Annotated[DeviceId | None, Query()]
 _Model = Annotated[ModelName | None, Query()]
 _Time = Annotated[datetime | None, Query()]
@@ -30,7 +31,7 @@ def get_telemetry(
     since: Annotated[datetime | None, Query(description="Default: an hour ago")] = None,
 ) -> TelemetrySummary:
     """Requests, failures and latency percentiles by device, slot and version; the newest host samples."""
-    start = _with_zone(since) or context.clock() - _DEFAULT_WINDOW
+    start = _instant(since, context.clock() - _DEFAULT_WINDOW)
     with context.store.read() as session:
         return telemetry_summary(session, start, [device] if device else None, model)
 
@@ -46,20 +47,17 @@ def get_series(
     points: Annotated[int, Query(ge=2, le=MAX_POINTS, description="At most so many steps")] = 120,
 ) -> TelemetrySeries:
     """By version, in steps of whole minutes or hours; with a device, also its own numbers."""
-    end = _with_zone(until) or context.clock()
-    start = _with_zone(since) or _before(end)
+    end = _instant(until, context.clock())
+    start = _instant(since, end - _DEFAULT_WINDOW)
     if end - start > _LONGEST_WINDOW:
         raise InputError("parameter since", "is more than ten years before until")
     with context.store.read() as session:
         return telemetry_series(session, SeriesFilter(device, model, slot), start, end, points)
 
 
-def _with_zone(when: datetime | None) -> datetime | None:
-    return when if when is None or when.tzinfo else when.replace(tzinfo=UTC)
-
-
-def _before(end: datetime) -> datetime:
-    try:
-        return end - _DEFAULT_WINDOW
-    except OverflowError as error:
-        raise InputError("parameter until", "is out of range") from error
+def _instant(when: datetime | None, default: datetime) -> datetime:
+    """A time with its zone, or a default; of a year that can be counted with."""
+    found = default if when is None else when if when.tzinfo else when.replace(tzinfo=UTC)
+    if not _YEARS[0] <= found.year <= _YEARS[1]:
+        raise InputError("parameter since or until", f"is not in the years {_YEARS[0]} to {_YEARS[1]}")
+    return found

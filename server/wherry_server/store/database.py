@@ -11,10 +11,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from wherry.errors import ConfigError, StoreError
+from wherry.errors import ConfigError, InputError, StoreError
 
 _IMMEDIATE = "wherry_immediate"
 
@@ -59,6 +59,7 @@ class Store:
 
         Raises:
             StoreError: the database failed; nothing was changed.
+            InputError: a value that no column takes, such as text with a NUL; nothing was changed.
         """
         yield from self._session(self._writing)
 
@@ -76,6 +77,8 @@ class Store:
         try:
             with session, session.begin():
                 yield session
+        except DataError as error:
+            raise InputError("a value", f"cannot be stored or looked for ({_short(error)})") from error
         except SQLAlchemyError as error:
             kind = Unavailable if isinstance(error, OperationalError) else StoreError
             raise kind(self.name, _short(error)) from error
