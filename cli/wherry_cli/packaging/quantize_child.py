@@ -30,6 +30,7 @@ Kind = Literal["fp16", "int8"]
 INSTALL = "Install what quantizes: pip install 'wherry[quantize]'"
 LEAVE = "Package it without --quantize, or quantize it where it was made"
 _MADE = 16
+_BEARABLE = 0.9
 _SAME_SIZE = 0.98
 """A quantized file of at least this share of the original's size has lost nothing but a little padding."""
 
@@ -140,6 +141,10 @@ def _methods(order: QuantizeOrder, samples: Sequence[Sample]) -> Iterator[Method
         )
     else:
         yield "static int8, calibrated", lambda: to_int8_static(source, target, samples, target.parent)
+        yield (
+            "static int8, calibrated",
+            lambda: to_int8_static(source, target, samples, target.parent, plain=True),
+        )
 
 
 def _guarded(order: QuantizeOrder, work: Callable[[], object]) -> object:
@@ -205,7 +210,8 @@ def _refusal(order: QuantizeOrder, best: QuantizationReport | None) -> WherryErr
         "Give typical inputs with --calibration: these were made up" if best.made_up else "Give more typical inputs"
     )
     other = "use --quantize fp16" if order.kind == "int8" else "keep it in fp32"
-    return ModelError(thing, reason, f"{samples}; or {other}, or accept less with --min-agreement")
+    accept = ", or accept less with --min-agreement" if best.agreement >= _BEARABLE else ""
+    return ModelError(thing, reason, f"{samples}; or {other}{accept}")
 
 
 def main() -> int:

@@ -70,8 +70,16 @@ def to_fp16(source: Path, target: Path, *, second: bool = False) -> None:
     onnx.save(converted, target)
 
 
-def to_int8_static(source: Path, target: Path, samples: Sequence[Sample], folder: Path) -> None:
-    """QDQ, unsigned activations and signed weights by channel, calibrated on samples; for convolutional models."""
+def to_int8_static(source: Path, target: Path, samples: Sequence[Sample], folder: Path, *, plain: bool = False) -> None:
+    """QDQ, unsigned activations and signed weights by channel, calibrated on samples; for convolutional models.
+
+    Args:
+        source: the model.
+        target: where to.
+        samples: typical inputs.
+        folder: for what lies between.
+        plain: leave scales of weights as they are where a bias is large; that adjustment fails on some models.
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -93,6 +101,7 @@ def to_int8_static(source: Path, target: Path, samples: Sequence[Sample], folder
         reduce_range=True,  # U8S8 products overflow on CPUs without VNNI
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        extra_options={"QDQDisableWeightAdjustForInt32Bias": plain},
     )
 
 
