@@ -25,6 +25,7 @@ def test_what_the_names_are():
         "wherry/v1/d/dev-1/up/state",
         "wherry/v1/d/dev-1/up/presence",
         "wherry/v1/d/dev-1/up/telemetry",
+        "wherry/v1/d/dev-1/up/reply",
     ]
     assert EVERY_DEVICE_UP == "wherry/v1/d/+/up/#"
 

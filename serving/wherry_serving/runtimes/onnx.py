@@ -44,6 +44,7 @@ class OnnxRuntime:
 
     def __init__(self, file: ModelFile, path: Path) -> None:
         self._thing = f"model {file.name}"
+        ort.disable_telemetry_events()  # a model server on a device tells nobody but its owner
         if file.provider not in ort.get_available_providers():
             have = ", ".join(ort.get_available_providers())
             raise ConfigError(self._thing, f"needs {file.provider}, this ONNX Runtime has only {have}")
