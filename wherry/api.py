@@ -56,7 +56,7 @@ class RepositoryInfo(_Model):
 
 
 class TokenRequest(_Model):
-    """`POST /v1/tokens`: ask for a single-use enrolment token."""
+    """`POST /v1/tokens`: ask for a single-use join token."""
 
     device: DeviceId
     profile: ProfileName | None = None

@@ -32,7 +32,7 @@ WherryError
 │   ├── StoreError          a database or a file on disk
 │   ├── RouteError          the packet filter or proxy that holds a slot's endpoint
 │   └── InferenceError      a model server's answer
-├── IdentityError           a certificate, key or enrolment token is not usable
+├── IdentityError           a certificate, key or join token is not usable
 ├── NotAllowed              the caller may not do this
 ├── NotFound                no such thing
 └── Conflict                the thing is in a state that does not allow this
@@ -281,10 +281,10 @@ class InferenceError(AdapterError):
 
 
 class IdentityError(WherryError):
-    """A certificate, key or enrolment token is not usable."""
+    """A certificate, key or join token is not usable."""
 
     code = "identity"
-    hint = "Create a new enrolment token with `wherry device token` and enrol again"
+    hint = "Create a new join token with `wherry device token` and enrol again"
 
 
 class NotAllowed(WherryError):

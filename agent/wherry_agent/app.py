@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     enroll = commands.add_parser(
         "enroll", help="make this machine a device, with the line that `wherry device token` printed"
     )
-    enroll.add_argument("token", help="the join line")
+    enroll.add_argument("token", help="the join token")
     enroll.add_argument("--profile", help="device profile; detected when left out")
     enroll.set_defaults(command=_enroll)
     run = commands.add_parser("run", help="the daemon: verify, swap, watch and report")

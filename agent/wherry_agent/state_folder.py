@@ -98,7 +98,7 @@ def read_status(state: Path) -> StateReport:
         report = parse_up((state / STATUS_FILE).read_bytes())
     except OSError:
         if not (state / "identity/device.json").exists():
-            fix = "Make a join line with `wherry device token` and run `wherry-agent enroll LINE` here"
+            fix = "Make a join token with `wherry device token` and run `wherry-agent enroll TOKEN` here"
             raise NotFound(thing, "this device is not enrolled", fix) from None
         raise NotFound(thing, "no agent has run here yet", f"Run `wherry-agent run --state {state}`") from None
     except ContractError as error:

@@ -214,10 +214,10 @@ def clock(now: datetime, built: datetime, identity: IdentityFacts | None, ahead:
 def identity(facts: IdentityFacts | None, now: datetime) -> Check:
     """Who the device is, and for how long it can prove it."""
     if facts is None:
-        fix = "Make a join line with `wherry device token` and run `wherry-agent enroll LINE`"
+        fix = "Make a join token with `wherry device token` and run `wherry-agent enroll TOKEN`"
         return warning("identity", "not enrolled: broker, server and registry were not asked", fix)
     if facts.problem or facts.begins is None or facts.expires is None:
-        return error("identity", facts.problem, "Enrol again with a new join line (`wherry device token`)")
+        return error("identity", facts.problem, "Enrol again with a new join token (`wherry device token`)")
     said = f"{facts.device}, certificate valid until {facts.expires:%F %T}Z"
     if facts.expires <= now:
         fix = "Start the agent: it renews for 90 days after the end; later, enrol again"

@@ -183,7 +183,7 @@ class ServerClient:
     # -- devices
 
     def create_token(self, request: api.TokenRequest) -> api.TokenCreated:
-        """A single-use enrolment token."""
+        """A single-use join token."""
         return self._read(api.TokenCreated, "POST", "/v1/tokens", body=request)
 
     def devices(self, **conditions: str | int | list[str] | None) -> Iterator[api.DeviceView]:

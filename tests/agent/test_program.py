@@ -174,7 +174,7 @@ class TestCommands:
 
     def test_status_without_an_agent_says_so(self, tmp_path, capsys):
         assert app.main(["status", "--state", str(tmp_path)]) == 1
-        assert "this device is not enrolled. Make a join line" in capsys.readouterr().err
+        assert "this device is not enrolled. Make a join token" in capsys.readouterr().err
         (tmp_path / "identity").mkdir()
         (tmp_path / "identity/device.json").write_text("{}")
         assert app.main(["status", "--state", str(tmp_path)]) == 1

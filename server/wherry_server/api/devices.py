@@ -41,7 +41,7 @@ class RetryRequest(BaseModel):
     digest: Digest
 
 
-@enrolment_router.post("/tokens", summary="Make a single-use enrolment token")
+@enrolment_router.post("/tokens", summary="Make a single-use join token")
 def create_token(request: TokenRequest, context: ActingDep) -> TokenCreated:
     """The secret is shown once; the server keeps its hash."""
     return enrolment.create_enrol_token(context, request)

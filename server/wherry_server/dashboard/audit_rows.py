@@ -17,7 +17,7 @@ _SAYS = {
     "rollout.completed": "noted the end of",
     "repository.publish": "published metadata",
     "token.create": "made",
-    "enrol.token": "made an enrolment token for",
+    "enrol.token": "made a join token for",
     "enrol": "enrolled",
     "enrol.refused": "was refused enrolment of",
     "renew": "renewed the certificate of",

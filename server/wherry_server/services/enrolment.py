@@ -32,7 +32,7 @@ class Caller:
 
 
 def create_enrol_token(context: Context, request: TokenRequest) -> TokenCreated:
-    """Make a single-use enrolment token for a device; unused older ones of the device end.
+    """Make a single-use join token for a device; unused older ones of the device end.
 
     Raises:
         InputError: the profile does not exist.
@@ -88,7 +88,7 @@ def enrol(context: Context, request: EnrolRequest) -> EnrolReply:
         else:
             back = False
     if refusal is not None or token is None or token.certificate is None or token.certificate_expires is None:
-        raise refusal or IdentityError("enrolment token", "is not known")
+        raise refusal or IdentityError("join token", "is not known")
     if back:
         refresh_acl(context)
     return _reply(context, token.certificate, token.certificate_expires)
@@ -182,15 +182,15 @@ def refresh_acl(context: Context) -> None:
 
 def _refusal(token: EnrolToken | None, request: EnrolRequest, key_sha256: str, now: datetime) -> IdentityError | None:
     if token is None or token.device != request.device:
-        return IdentityError("enrolment token", f"is not known for device {request.device}")
+        return IdentityError("join token", f"is not known for device {request.device}")
     if token.profile is not None and token.profile != request.profile:
         reason = f"is for profile {token.profile}, this device says {request.profile}"
-        return IdentityError("enrolment token", reason, "Create a token for the device's profile")
+        return IdentityError("join token", reason, "Create a token for the device's profile")
     if token.used is not None and token.key_sha256 != key_sha256:
-        return IdentityError("enrolment token", "was already used with another key")
+        return IdentityError("join token", "was already used with another key")
     ends = token.certificate_expires if token.used is not None else token.expires
     if ends is None or ends <= now:
-        return IdentityError("enrolment token", "has expired")
+        return IdentityError("join token", "has expired")
     return None
 
 

@@ -22,7 +22,7 @@ class ApiToken(Base):
 
 
 class EnrolToken(Base):
-    """A single-use enrolment token: its hash, and the certificate it was turned into."""
+    """A single-use join token: its hash, and the certificate it was turned into."""
 
     __tablename__ = "enrol_token"
     id: Mapped[int] = mapped_column(primary_key=True)
