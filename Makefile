@@ -55,7 +55,7 @@ docs: setup ## write the generated parts of the docs again
 
 # Both of mkdocs' camps print an advertisement for what comes after it; the versions are pinned.
 site: setup ## build the documentation into build/site; a broken link fails it
-	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=scripts .venv/bin/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true .venv/bin/mkdocs build --quiet
 	@echo "build/site/index.html"
 
 lock: ## write requirements/*.txt again from pyproject.toml

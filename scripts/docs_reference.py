@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from typer.cli import get_docs_for_click
 from wherry.errors import walk_errors
 from wherry.profile import load_profiles
 from wherry.topics import PREFIX
+
+sys.path.insert(0, str(Path(__file__).parent))  # mkdocs runs this file from elsewhere
 
 
 def sentence(thing: Any) -> str:
