@@ -113,7 +113,7 @@ class Trust:
         received = read_assignment(payload)
         reference = max(now, marks.floor)
         found = self._refresh(marks, reference, online)
-        assignment = check_assignment(received, found, marks, self._device, self._profile)
+        assignment = check_assignment(received, found, self._device, self._profile)
         check_new(received, assignment, found, marks, reference, serving or {})
         return assignment, raise_accepted(assignment, raise_versions(found, marks, reference))
 
@@ -135,14 +135,14 @@ class Trust:
             now: not looked at, since what was accepted stays accepted.
 
         Raises:
-            TrustError: the files do not bear it out, or the owner withdrew an image.
+            TrustError: the files do not bear it out.
             ContractError: not an assignment.
             StoreError: the folder cannot be read.
         """
         received = read_assignment(payload)
         found = self._stored_metadata()
         check_versions(found, marks)
-        return check_assignment(received, found, marks, self._device, self._profile)
+        return check_assignment(received, found, self._device, self._profile)
 
     def close(self) -> None:
         """Drop the connection to the server."""

@@ -12,13 +12,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
-from wherry.errors import MalformedMessage, Replayed, Revoked, RolledBack, Tampered, Unsigned, WrongDevice, WrongProfile
+from wherry.errors import MalformedMessage, Replayed, RolledBack, Tampered, Unsigned, WrongDevice, WrongProfile
 from wherry.identity import DeviceId, SlotName
 from wherry.metadata import MAX_VERSION, check_expiry, read_metadata, signed_image, verify_role
 from wherry.release import parse_target_path
 from wherry.roles import ASSIGNMENT_FIELD, ASSIGNMENT_SCHEMA, DIRECTOR
 from wherry.schemas import load_json, parse_schema
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
+from wherry_agent.entry import withdrawn
 
 ASSIGNMENT_LIMIT = 262_144
 MAX_SLOTS = 64
@@ -112,14 +113,15 @@ def effective_marks(found: Verified, marks: Marks) -> dict[str, int]:
     return {role: 0 if role != "root" and _replaced(role, found, marks) else value for role, value in values.items()}
 
 
-def check_assignment(received: Received, found: Verified, marks: Marks, device: str, profile: str) -> Assignment:
+def check_assignment(received: Received, found: Verified, device: str, profile: str) -> Assignment:
     """Check who signed an assignment, for whom, and that the owner signed each image for this device's profile.
 
-    Expiry, sequence and counters are left to `check_new`, so that an accepted assignment can be read again.
+    Expiry, sequence and counters are left to `check_new`, so that an accepted assignment can be read again. That
+    the owner withdrew an image is left to admission, which refuses it for its slot: the other slots go on.
 
     Raises:
         Unsigned, Tampered: as `wherry.metadata.verify_role`; Unsigned also for an image that the owner did not sign.
-        WrongDevice, WrongProfile, Revoked: see the error tree.
+        WrongDevice, WrongProfile: see the error tree.
         ContractError: a path or a signed description is malformed.
     """
     metadata = received.metadata
@@ -127,11 +129,9 @@ def check_assignment(received: Received, found: Verified, marks: Marks, device: 
     if received.field.device != device:
         raise WrongDevice("assignment", f"is for device {received.field.device}, this is {device}")
     slots = {slot: _image(path, metadata.signed, found.targets) for slot, path in received.field.slots.items()}
-    withdrawn = raise_withdrawn(found, marks)
     for image in slots.values():
         if image.image.profile != profile:
             raise WrongProfile(_name(image), f"is made for {image.image.profile}, this device is {profile}")
-        _check_withdrawn(image, withdrawn)
     return Assignment(device, received.sequence, metadata.signed.expires, slots)
 
 
@@ -156,8 +156,10 @@ def check_new(
     if assignment.sequence <= mark:
         raise Replayed("assignment", f"has sequence {assignment.sequence}, this device has accepted {mark}")
     check_expiry(received.metadata.signed, reference, "assignment")
-    counters = effective_counters(found, marks)
+    counters, newest = effective_counters(found, marks), raise_withdrawn(found, marks)
     for slot, image in assignment.slots.items():
+        if withdrawn(image, newest):
+            continue  # it does not run anyway, so it takes nothing back
         # A slot that has a mark of its own may keep its release while another slot moves ahead.
         mark = counters.get(_slot_key(slot, image), counters.get(_model_key(image), 0))
         if image.image.counter < mark and serving.get(slot) != image.digest:
@@ -208,11 +210,15 @@ def raise_versions(found: Verified, marks: Marks, reference: datetime) -> Marks:
 
 
 def raise_accepted(assignment: Assignment, marks: Marks) -> Marks:
-    """The marks after an assignment was accepted; slots that are no longer used lose their own mark."""
+    """The marks after an assignment was accepted; slots that are no longer used lose their own mark.
+
+    A withdrawn image raises none: it does not run, and what replaces it may be older.
+    """
     counters = {key: value for key, value in marks.counters.items() if ":" not in key}
     for slot, image in assignment.slots.items():
-        counters[_slot_key(slot, image)] = max(marks.counters.get(_slot_key(slot, image), 0), image.image.counter)
-        counters[_model_key(image)] = max(counters.get(_model_key(image), 0), image.image.counter)
+        counter = 0 if withdrawn(image, marks) else image.image.counter
+        for key, mark in ((_slot_key(slot, image), marks.counters), (_model_key(image), counters)):
+            counters[key] = max(mark.get(key, 0), counter)
     return replace(marks, sequence=assignment.sequence, counters=counters)
 
 
@@ -243,14 +249,6 @@ def _image(path: str, assigned: Targets, owned: Targets) -> TrustedImage:
         raise Unsigned(f"release image {path}", "the assignment names another image than the owner signed")
     found = signed_image(target)
     return TrustedImage(path, found.digest, found.manifest_bytes, found.image)
-
-
-def _check_withdrawn(image: TrustedImage, marks: Marks) -> None:
-    if image.digest in marks.revoked:
-        raise Revoked(_name(image), f"its image {image.digest[:19]}… is withdrawn")
-    minimum = marks.min_counters.get(_model_key(image), 0)
-    if image.image.counter < minimum:
-        raise Revoked(_name(image), f"has counter {image.image.counter}, everything below {minimum} is withdrawn")
 
 
 def _count(value: Any, path: str) -> int:

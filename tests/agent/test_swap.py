@@ -362,6 +362,22 @@ def test_a_known_good_that_never_answers_again_gives_way_to_the_release_before(d
     assert device.serves() == "2"
 
 
+def test_a_withdrawn_release_in_one_slot_does_not_keep_another_from_its_update(device):
+    device.assign(1, main="1", other="1")
+    device.release("4", revoked=[device.catalogue["2"].digest])
+    device.assign(2, main="2", other="4")
+    refused, updated = device.state.slots
+    assert (refused.slot, refused.deployment.phase, refused.deployment.problem.code) == (
+        "main", "refused", "trust.revoked",
+    )  # fmt: skip
+    assert (updated.slot, updated.serving.version) == ("other", "4")
+    assert (device.serves("main"), device.serves("other")) == ("1", "4")
+    device.tick(700, times=3)
+    assert device.serves("main") == "1"
+    assert not [what for what in device.world.history if what == "fetch 2"], "it is not even fetched"
+    assert device.world.violations == []
+
+
 def test_an_agent_that_starts_again_leaves_callers_with_the_release_that_answers_them(device):
     device.assign(1, main="1")
     device.assign(2, main="2")

@@ -11,7 +11,6 @@ from wherry.errors import (
     Expired,
     MalformedMessage,
     Replayed,
-    Revoked,
     RolledBack,
     Tampered,
     Unsigned,
@@ -21,6 +20,7 @@ from wherry.errors import (
 )
 from wherry.roles import ASSIGNMENT_FIELD
 from wherry_agent.assignment import Marks
+from wherry_agent.entry import withdrawn
 from wherry_cli import repository
 from wherry_cli.repository import publish, revoke, rotate_root, set_min_counter
 
@@ -284,22 +284,39 @@ def test_older_set_with_the_files_lost(world, device, damage):
     device.verify(world.assign(2, {"main": image}))
 
 
-def test_revoked(world, device):
+def _withdrawn_only(device, payload, image):
+    """Accepted as the server's newest word, with marks that keep the withdrawn image from running."""
+    before = dict(device.marks.counters)
+    assignment = device.verify(payload)
+    assert [found.digest for found in assignment.slots.values() if withdrawn(found, device.marks)] == [image.digest]
+    return before
+
+
+def test_a_revoked_image_is_marked_and_other_slots_go_on(world, device):
     image, other = world.release(), world.release("words")
     device.verify(world.assign(1, {"main": image}))
     world.take(revoke(world.files, image.digest, world.keys, world.clock))
-    _refused(device, Revoked, world.assign(2, {"main": world.image(image.path)}))
-    device.verify(world.assign(2, {"main": other}))
+    _withdrawn_only(device, world.assign(2, {"main": world.image(image.path), "words": other}), image)
     assert device.marks.revoked == {image.digest}
+    assert device.marks.counters["words/generic-amd64"] == 1
 
 
-def test_below_the_minimum_counter(world, device):
+def test_an_image_below_the_minimum_counter_is_withdrawn(world, device):
     old, new = world.release(), world.release()
     device.verify(world.assign(1, {"main": old}))
     world.take(set_min_counter(world.files, "vision", 2, world.keys, world.clock))
-    _refused(device, Revoked, world.assign(2, {"main": world.image(old.path)}))
-    device.verify(world.assign(2, {"main": world.image(new.path)}))
+    _withdrawn_only(device, world.assign(2, {"main": world.image(old.path)}), old)
+    device.verify(world.assign(3, {"main": world.image(new.path)}))
     assert device.marks.min_counters == {"vision/generic-amd64": 2}
+
+
+def test_a_withdrawn_image_raises_no_counter_so_that_an_older_one_may_follow(world, device):
+    older, newer = world.release(), world.release()
+    device.verify(world.assign(1, {"main": older}))
+    world.take(revoke(world.files, newer.digest, world.keys, world.clock))
+    before = _withdrawn_only(device, world.assign(2, {"main": world.image(newer.path)}), newer)
+    assert device.marks.counters == before
+    device.verify(world.assign(3, {"main": world.image(older.path)}))
 
 
 def test_withdrawal_is_learned_without_an_assignment(world, device):
@@ -308,8 +325,8 @@ def test_withdrawal_is_learned_without_an_assignment(world, device):
     world.take(revoke(world.files, image.digest, world.keys, world.clock))
     device.marks = device.trust.refresh(device.marks, world.clock)
     assert image.digest in device.marks.revoked
-    with pytest.raises(Revoked):
-        device.trust.stored(world.assign(1, {"main": world.image(image.path)}), device.marks, world.clock)
+    stored = device.trust.stored(world.assign(1, {"main": world.image(image.path)}), device.marks, world.clock)
+    assert withdrawn(stored.slots["main"], device.marks)
 
 
 def test_malformed_assignments(world, device):
