@@ -129,17 +129,23 @@ def _status(options: argparse.Namespace) -> int:
     from wherry_agent.reporter import status_text
     from wherry_agent.state_folder import read_status, running_agent
 
+    if options.watch:
+        print("\033[2J", end="")  # noqa: T201
     while True:
         report, running = read_status(options.state), running_agent(options.state) is not None
         if options.json:
             print(json.dumps({"running": running, **json.loads(report.to_bytes())}, indent=2))  # noqa: T201
         else:
-            # Home, the text with each line's rest cleared, then everything below: nothing flickers.
             text = status_text(report, running)
-            print("\033[H" + text.replace("\n", "\033[K\n") + "\033[K\n\033[J" if options.watch else text)  # noqa: T201
+            print(_in_place(text) if options.watch else text, flush=True)  # noqa: T201
         if not options.watch:
             return 0
         time.sleep(1)
+
+
+def _in_place(text: str) -> str:
+    """Over what stood there: home, each line with its rest cleared, then all below. Nothing flickers."""
+    return "\033[H" + text.replace("\n", "\033[K\n") + "\033[K\n\033[J"
 
 
 def _doctor(options: argparse.Namespace) -> int:
