@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
-from sqlalchemy import delete
+from sqlalchemy import Select, delete, select, update
 
 from wherry.identity import sha256_digest
 from wherry.messages import Presence, ReleaseRef, SlotReport, StateReport, TelemetryBatch, TelemetryRecord
@@ -29,7 +29,7 @@ from wherry_server.pki import Authority
 from wherry_server.services import reports, telemetry
 from wherry_server.services.access import create_token
 from wherry_server.services.context import Context
-from wherry_server.store.schema import Device
+from wherry_server.store.schema import DesiredSlot, Device, Image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREENS = ROOT / "build" / "screens"
@@ -178,20 +178,32 @@ def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 class PageDevice:
     """A device as the server meets it, without a key: what it says goes straight to the use cases.
 
-    Its model is "lens"; digests are made from versions.
+    Releases of `model` that the owner signed are those; others are made up from their versions.
     """
 
-    def __init__(self, site: Site, name: str, **fields: Any) -> None:
-        self.site, self.name = site, name
+    def __init__(self, site: Site, name: str, model: str = "lens", **fields: Any) -> None:
+        self.site, self.name, self.model = site, name, model
         self.number = 0
         row = {"profile": "generic-arm64", "labels": "{}", "enrolled": datetime.now(UTC)} | fields
         with site.context.store.write() as session:
             session.add(Device(id=name, **row))
 
     def release(self, version: str) -> ReleaseRef:
-        """A version of "lens"."""
-        counter = int(version.partition(".")[0])
-        return ReleaseRef(model="lens", version=version, counter=counter, digest=sha256_digest(version.encode()))
+        """A version of its model."""
+        with self.site.context.store.read() as session:
+            image = session.scalar(self._image(version))
+        counter, digest = (image.counter, image.digest) if image else (int(version[0]), sha256_digest(version.encode()))
+        return ReleaseRef(model=self.model, version=version, counter=counter, digest=digest)
+
+    def _image(self, version: str) -> Select[Image]:
+        return select(Image).where(Image.model == self.model, Image.version == version).order_by(Image.profile).limit(1)
+
+    def is_to_serve(self, version: str) -> None:
+        """A signed release is desired in slot main, and the device has that assignment."""
+        with self.site.context.store.write() as session:
+            image = session.scalars(self._image(version)).one()
+            session.merge(DesiredSlot(device=self.name, slot="main", path=image.path))
+            session.execute(update(Device).where(Device.id == self.name).values(sequence=1))
 
     def serves(self, version: str, **fields: Any) -> SlotReport:
         """Slot main, healthy."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from wherry.api import HostSeries, TelemetrySeries
+from wherry.api import HostSeries, TelemetrySeries, VersionSeries
 
 LineTone = Literal["accent", "good", "warn", "bad", "busy", "quiet"]
 VERSION_TONES: tuple[LineTone, ...] = ("accent", "warn", "busy", "good", "quiet")
@@ -48,8 +48,9 @@ def slot_charts(series: TelemetrySeries) -> dict[str, Chart]:
     requests, failures, latency = [], [], []
     for version, tone in zip(series.versions, VERSION_TONES * len(series.versions), strict=False):
         name = f"{version.model} {version.version}"
-        requests.append(Line(label=name, tone=tone, values=_per_second(version.requests, series.step)))
-        failures.append(Line(label=name, tone=tone, values=[float(count) for count in version.failures]))
+        served = served_steps(version, series)
+        requests.append(Line(label=name, tone=tone, values=_within(served, _per_second(version.requests, series.step))))
+        failures.append(Line(label=name, tone=tone, values=_within(served, version.failures)))
         latency.append(Line(label=f"{name} p95", tone=tone, values=_milliseconds(version.p95_us)))
         p50_tone: LineTone = "quiet" if not several else tone
         latency.append(Line(label=f"{name} p50", tone=p50_tone, values=_milliseconds(version.p50_us)))
@@ -73,6 +74,25 @@ def host_charts(series: TelemetrySeries) -> dict[str, Chart]:
         "load": Chart(times=times, unit="%", lines=load, marks=marks),
         "temperature": Chart(times=times, unit="°C", lines=warmth, marks=marks),
     }
+
+
+def served_steps(version: VersionSeries, series: TelemetrySeries) -> range:
+    """The steps from its first request on, to the last one when another version was asked later."""
+
+    def asked(found: VersionSeries) -> list[int]:
+        counts = zip(found.requests, found.failures, strict=True)
+        return [step for step, (answered, failed) in enumerate(counts) if answered or failed]
+
+    steps = asked(version)
+    if not steps:
+        return range(0)
+    latest = max(max(asked(other), default=0) for other in series.versions)
+    return range(steps[0], steps[-1] + 1 if steps[-1] < latest else len(series.times))
+
+
+def _within(steps: range, values: Sequence[float | None]) -> list[float | None]:
+    """Nothing outside of some steps: a zero there would look like an outage."""
+    return [value if step in steps else None for step, value in enumerate(values)]
 
 
 def _per_second(counts: Sequence[int], step: int) -> list[float | None]:

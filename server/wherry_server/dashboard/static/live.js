@@ -57,7 +57,7 @@
     source.addEventListener("error", () => {
       say(true);
       // A refusal (a session that is over, a server that restarts behind a proxy) ends an EventSource for good.
-      if (source && source.readyState === EventSource.CLOSED) { close(); setTimeout(open, 3000); plan(3000); }
+      if (source && source.readyState === EventSource.CLOSED) { close(); setTimeout(() => { if (!source && !document.hidden) open(); }, 10000); plan(10000); }
     });
     source.addEventListener("change", (event) => {
       const watched = keys("watch");
