@@ -7,7 +7,6 @@ without this device's label is never touched.
 from __future__ import annotations
 
 import grp
-import io
 import logging
 import sys
 import tarfile
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from wherry.errors import Conflict, EngineError, NotFound, Tampered, WherryError
 from wherry.profile import RunOptions
 from wherry.release import LABEL
+from wherry_agent.archive import first_file
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.ports import Container, ContainerState, RestartPolicy
 
@@ -222,7 +222,7 @@ class DockerEngine:
                 stream, _ = self._client.get_archive(name, path)
             except docker.errors.NotFound:
                 raise NotFound(f"file {path} of container {name}", "does not exist") from None
-            return _first_file(stream, path, limit)
+            return first_file(stream, path, limit)
 
     def last_words(self, name: str) -> str:
         """The end of the container's log, one line; empty when there is none to be had."""
@@ -324,35 +324,3 @@ def _group_ids(names: list[str]) -> list[str]:
         except KeyError:
             raise EngineError(f"group {name}", "of the device profile does not exist on this device") from None
     return found
-
-
-class _Chunks(io.RawIOBase):
-    """An iterator of bytes as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = chunk
-        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
-
-
-def _first_file(chunks: Iterator[bytes], path: str, limit: int) -> bytes:
-    with tarfile.open(fileobj=io.BufferedReader(_Chunks(iter(chunks))), mode="r|") as archive:
-        for member in archive:
-            if member.isfile():
-                if member.size > limit:
-                    raise NotFound(f"file {path}", f"has {member.size} bytes, the limit is {limit}")
-                extracted = archive.extractfile(member)
-                return extracted.read() if extracted else b""
-    raise NotFound(f"file {path}", "is not a regular file")
