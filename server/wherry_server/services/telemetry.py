@@ -6,13 +6,13 @@ the stored sequence of a stream is a duplicate, and a gap above it is what the d
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import pairwise
+from operator import itemgetter
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from wherry.errors import MalformedMessage
@@ -26,11 +26,11 @@ from wherry.messages import (
     TelemetryRecord,
 )
 from wherry.metadata import MAX_VERSION
-from wherry_server.domain.histogram import BINS, merge
-from wherry_server.domain.steps import HOST_BUCKET_SECONDS, MINUTE, MINUTES_KEPT, TEN_MINUTES
+from wherry_server.domain.steps import HOST_BUCKET_SECONDS, HOUR, MINUTE, MINUTES_KEPT, TEN_MINUTES
 from wherry_server.services.changes import TELEMETRY, device_topic
 from wherry_server.services.context import Context
 from wherry_server.services.reports import store_deployment
+from wherry_server.services.usage import add_samples, bounded, floor
 from wherry_server.store.schema import (
     Audit,
     Deployment,
@@ -43,9 +43,6 @@ from wherry_server.store.schema import (
     TelemetryStream,
 )
 
-FOREVER = 0
-"""The step of sums that are never begun anew."""
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _FUTURE = timedelta(minutes=10)
 
 
@@ -106,29 +103,31 @@ def _check(batch: TelemetryBatch) -> None:
 def _store(session: Session, device: str, records: Sequence[TelemetryRecord], now: datetime, kept: timedelta) -> None:
     received: Counter[tuple[datetime, str]] = Counter()
     dropped: Counter[tuple[datetime, str]] = Counter()
+    samples: list[tuple[datetime, SlotSample]] = []
+    hosts: dict[datetime, tuple[datetime, HostSample]] = {}
     for record in records:
         at, content = _believable(record.at, now, kept), record.record
-        hour = floor(at, 3600)
+        hour = floor(at, HOUR)
         received[hour, content.type] += 1
         match content:
             case SlotSample():
-                _add_slot(session, device, at, content)
-                _add_model(session, at, content)
+                samples.append((at, content))
             case HostSample():
-                _keep_host(session, device, at, content)
+                bucket = floor(at, HOST_BUCKET_SECONDS)
+                hosts[bucket] = max(hosts.get(bucket, (at, content)), (at, content), key=itemgetter(0))
             case DeploymentEvent(deployment=deployment):
                 if len(deployment.id) <= 100:
                     store_deployment(session, device, deployment)
             case DropNotice(dropped=counts):
                 for kind, number in list(counts.items())[:16]:
-                    dropped[hour, kind[:32]] += _bounded(number)
-    for bucket, kind in sorted(received.keys() | dropped.keys()):
-        _count(session, (device, bucket, kind), received[bucket, kind], dropped[bucket, kind])
-
-
-def floor(at: datetime, seconds: int) -> datetime:
-    """The beginning of the bucket that a time is in."""
-    return at - timedelta(seconds=at.timestamp() % seconds)
+                    dropped[hour, kind[:32]] += bounded(number)
+    # Every row below is asked for once, so nothing has to be written before the next question.
+    with session.no_autoflush:
+        if samples:
+            add_samples(session, device, samples)
+        for bucket, (at, sample) in hosts.items():
+            _keep_host(session, device, bucket, at, sample)
+        _count(session, device, received, dropped)
 
 
 def _believable(at: datetime, now: datetime, kept: timedelta) -> datetime:
@@ -137,76 +136,7 @@ def _believable(at: datetime, now: datetime, kept: timedelta) -> datetime:
     return at.astimezone(now.tzinfo) if now - kept <= at <= now + _FUTURE else now
 
 
-def _bounded(number: int) -> int:
-    return min(max(number, 0), MAX_VERSION)
-
-
-def _add_slot(session: Session, device: str, at: datetime, sample: SlotSample) -> None:
-    busy = sample.requests or sample.failures
-    bucket = floor(at, 60 if busy else 3600)
-    key = (device, bucket, sample.slot, sample.model, _bounded(sample.counter))
-    row = session.get(SlotUsage, key)
-    first = at - timedelta(seconds=min(max(sample.seconds, 0.0), 86_400.0))
-    if row is None:
-        row = SlotUsage(
-            device=device,
-            bucket=bucket,
-            slot=sample.slot,
-            model=sample.model,
-            counter=_bounded(sample.counter),
-            version=sample.version,
-            first=first,
-            last=at,
-            requests=0,
-            failures=0,
-            latency="[]",
-            latency_sum_us=0,
-        )
-        session.add(row)
-    row.first, row.last = min(row.first, first), max(row.last, at)
-    _add_counts(row, sample)
-    row.memory_bytes = sample.memory_bytes if sample.memory_bytes is None else _bounded(sample.memory_bytes)
-
-
-def _add_model(session: Session, at: datetime, sample: SlotSample) -> None:
-    """Add a sample to the sums over all devices."""
-    for step in (FOREVER, MINUTE, TEN_MINUTES):
-        bucket = floor(at, step) if step else _EPOCH
-        key = (step, bucket, sample.model, sample.version, sample.slot)
-        row = session.get(ModelUsage, key, with_for_update=True)
-        if row is None:
-            row = ModelUsage(
-                step=step,
-                bucket=bucket,
-                model=sample.model,
-                version=sample.version,
-                slot=sample.slot,
-                counter=0,
-                requests=0,
-                failures=0,
-                latency="[]",
-                latency_sum_us=0,
-                memory_sum=0,
-                memory_samples=0,
-            )
-            session.add(row)
-        row.counter = max(row.counter, _bounded(sample.counter))
-        _add_counts(row, sample)
-        if sample.memory_bytes is not None:
-            row.memory_sum = _bounded(row.memory_sum + _bounded(sample.memory_bytes))
-            row.memory_samples += 1
-
-
-def _add_counts(row: SlotUsage | ModelUsage, sample: SlotSample) -> None:
-    row.requests = _bounded(row.requests + _bounded(sample.requests))
-    row.failures = _bounded(row.failures + _bounded(sample.failures))
-    row.latency_sum_us = _bounded(row.latency_sum_us + _bounded(sample.latency_sum_us))
-    if len(sample.latency) == BINS and any(sample.latency):
-        row.latency = json.dumps(merge(json.loads(row.latency), [_bounded(count) for count in sample.latency]))
-
-
-def _keep_host(session: Session, device: str, at: datetime, sample: HostSample) -> None:
-    bucket = floor(at, HOST_BUCKET_SECONDS)
+def _keep_host(session: Session, device: str, bucket: datetime, at: datetime, sample: HostSample) -> None:
     row = session.get(HostUsage, (device, bucket))
     if row is None:
         row = HostUsage(device=device, bucket=bucket, at=at, sample="")
@@ -215,15 +145,28 @@ def _keep_host(session: Session, device: str, at: datetime, sample: HostSample) 
         row.at, row.sample = at, sample.model_dump_json()
 
 
-def _count(session: Session, key: tuple[str, datetime, str], received: int, dropped: int) -> None:
-    row = session.get(RecordCount, key)
-    if row is None:
-        row = RecordCount(device=key[0], bucket=key[1], type=key[2], received=0, dropped=0)
-        session.add(row)
-    total = session.get(RecordTotal, key[2], with_for_update=True)
-    if total is None:
-        total = RecordTotal(type=key[2], received=0, dropped=0)
-        session.add(total)
-    for sums in (row, total):
-        sums.received += received
-        sums.dropped = _bounded(sums.dropped + dropped)
+def _count(
+    session: Session, device: str, received: Counter[tuple[datetime, str]], dropped: Counter[tuple[datetime, str]]
+) -> None:
+    totals: dict[str, tuple[int, int]] = {}
+    for bucket, kind in sorted(received.keys() | dropped.keys()):
+        got, lost = received[bucket, kind], dropped[bucket, kind]
+        row = session.get(RecordCount, (device, bucket, kind))
+        if row is None:
+            row = RecordCount(device=device, bucket=bucket, type=kind, received=0, dropped=0)
+            session.add(row)
+        row.received, row.dropped = row.received + got, bounded(row.dropped + lost)
+        before = totals.get(kind, (0, 0))
+        totals[kind] = before[0] + got, before[1] + lost
+    _add_totals(session, totals)
+
+
+def _add_totals(session: Session, totals: Mapping[str, tuple[int, int]]) -> None:
+    query = select(RecordTotal).where(RecordTotal.type.in_(sorted(totals))).with_for_update()
+    rows = {row.type: row for row in session.scalars(query)}
+    for kind, (received, dropped) in totals.items():
+        row = rows.get(kind)
+        if row is None:
+            row = RecordTotal(type=kind, received=0, dropped=0)
+            session.add(row)
+        row.received, row.dropped = row.received + received, bounded(row.dropped + dropped)
