@@ -12,7 +12,7 @@ from wherry_cli.inputs import checked
 from wherry_cli.looking import now_utc
 from wherry_cli.options import PackageRequest, takes_package_options
 from wherry_cli.output import Json, Output
-from wherry_cli.package import make_package
+from wherry_cli.package import make_package, quantization_table
 from wherry_cli.release import published_page
 from wherry_cli.rollout import Slot, To, started_page
 from wherry_cli.selectors import parse_selector, selector_text, selects, uncovered
@@ -42,6 +42,8 @@ def push(
         owner.check()
         _check_devices(client, rollout.selector, request.profiles, out)
         made, folder = make_package(request, out)
+        if not out.as_json:
+            out.console.print(*quantization_table(made), sep="\n", end="")
         published = owner.publish(made, now_utc())
         if not out.as_json:
             out.console.print(published_page(published))

@@ -317,8 +317,13 @@ def test_package_pushes_one_image_per_profile_and_describes_them(light, registry
     ready = PackageOrder(
         "whole", "1", ("generic-amd64",), from_image=reference, golden=golden, registry=registry, cache=tmp_path / "c2"
     )
-    again = package(ready)
-    assert again.images[0] == made.images[0].model_copy(update={"stage": "prod"}), "nothing was new"
+    again = package(replace(ready, release=ReleaseOptions(stage="qa")))
+    assert again.images[0] == made.images[0], "nothing was new"
+    (promoted,) = package(ready).images
+    assert promoted.layers == made.images[0].layers
+    with RegistryClient(registry) as client:
+        found = json.loads(client.read_blob("wherry/whole", promoted.config_digest))["config"]
+    assert "WHERRY_STAGE=prod" in found["Env"]
     with pytest.raises(RegistryError, match="is for linux/amd64"):
         package(PackageOrder("whole", "1", ("raspberry-pi-5",), from_image=reference, registry=registry))
     with pytest.raises(RegistryError, match="is not in the registry"):

@@ -10,7 +10,17 @@ from typing import cast, get_args
 
 from wherry.errors import ContractError, InputError
 from wherry.profile import DeviceProfile
-from wherry.release import LABEL, MODEL_SCHEMA, MODELS_FOLDER, GoldenCase, ModelFile, Precision, Runtime, Stage
+from wherry.release import (
+    LABEL,
+    MODEL_SCHEMA,
+    MODELS_FOLDER,
+    STAGE_VARIABLE,
+    GoldenCase,
+    ModelFile,
+    Precision,
+    Runtime,
+    Stage,
+)  # fmt: skip
 from wherry.schemas import load_json, parse_schema
 from wherry_cli.packaging.base import Base
 from wherry_cli.packaging.build import CPU, BuiltImage, assemble, model_folder, release_labels
@@ -103,6 +113,10 @@ def _served(ready: ReadyMade, file: ModelFile | None) -> Served:
     )
 
 
+def _names_stage(item: str) -> bool:
+    return item.partition("=")[0] == STAGE_VARIABLE
+
+
 def rebuild_image(ready: ReadyMade, profile: DeviceProfile, store: Store) -> tuple[BuiltImage, Served]:
     """The ready-made image with golden cases and labels, and what it serves.
 
@@ -129,6 +143,9 @@ def rebuild_image(ready: ReadyMade, profile: DeviceProfile, store: Store) -> tup
         ready.name, ready.version, profile, served.runtime, served.provider, served.precision
     )
     labels[f"{LABEL}stage"] = ready.stage
-    config["config"] = dict(config.get("config") or {}) | {"Labels": labels}
+    run = dict(config.get("config") or {}) | {"Labels": labels}
+    if run.get("Env"):  # an image that was made here for another stage
+        run["Env"] = [f"{STAGE_VARIABLE}={ready.stage}" if _names_stage(item) else item for item in run["Env"]]
+    config["config"] = run
     mounts = (ready.base.source.repository,) if ready.base.source else ()
     return assemble(profile, config, layers, labels, golden, mounts), served
