@@ -130,7 +130,7 @@ def preview_rows(preview: Preview) -> PreviewRows:
         )
         tone = "bad"
     elif left_out:
-        says, tone = f"{devices(preview.fit)} of {words.number(preview.devices)} will get it.", "warn"
+        says, tone = f"{words.number(preview.fit)} of {devices(preview.devices)} will get it.", "warn"
     else:
         says, tone = f"{devices(preview.fit)} will get it.", "good"
     return PreviewRows(
