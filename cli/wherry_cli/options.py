@@ -53,7 +53,11 @@ class PackageRequest(BaseModel):
         Path | None, typer.Option("--output", metavar="DIR", help="Where package.json and golden.json are written.")
     ] = None
     golden: Annotated[
-        Path | None, typer.Option("--golden", help="golden.json with requests and expected answers; default: made up.")
+        Path | None,
+        typer.Option(
+            "--golden",
+            help="golden.json with requests and answers, or a folder of cases or pictures; default: made up.",
+        ),
     ] = None
     shapes: Annotated[
         list[str],
