@@ -125,7 +125,7 @@ def test_a_look_that_hangs_or_breaks_is_a_finding_and_the_others_stand():
         raise ZeroDivisionError
 
     fine = verdicts.ok("fine", "well")
-    found = doctor.side_by_side({"hangs": hangs, "breaks": breaks, "fine": lambda: [fine]}, 0.5)
+    found = doctor.side_by_side({"hangs": hangs, "breaks": breaks, "fine": lambda: [fine]}, 2.0)
     forever.set()
     assert [check.level for check in found] == ["error", "error", "ok"]
     assert "no end after" in found[0].detail

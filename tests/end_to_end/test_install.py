@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -104,6 +105,14 @@ def test_a_download_that_is_not_what_the_script_pins_changes_nothing(site):
     assert left_behind(site) == NOTHING
 
 
+def test_a_server_with_another_key_than_the_line_pins_is_not_listened_to(site):
+    line = site.lab.json("wherry", "device", "token", f"{site.device}-x")["install"]
+    download = line.partition(" | ")[0]
+    assert "install.sh" in site.lab.run("sh", "-c", download).stdout
+    other = re.sub("sha256//....", "sha256//AAAA", download)
+    assert site.lab.run("sh", "-c", other, check=False).stdout == ""
+
+
 def test_packages_that_cannot_be_installed_change_nothing(site):
     site.environment["PIP_NO_INDEX"], site.environment["PIP_FIND_LINKS"] = "1", "/nonexistent"
     try:
@@ -116,8 +125,10 @@ def test_packages_that_cannot_be_installed_change_nothing(site):
 
 
 def test_one_line_makes_a_device_again_upgrades_it_and_uninstall_leaves_nothing(site, publish):
-    token = site.lab.json("wherry", "device", "token", site.device)["join"]
-    done = site.install(token)
+    made = site.lab.json("wherry", "device", "token", site.device)
+    download, _, shell = made["install"].partition(" | ")
+    assert shell == f"sudo sh -s -- {made['join']}"
+    done = site.install(made["join"], script=site.lab.run("sh", "-c", download).stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accepts this device's certificate" in done.stdout, "the doctor looked at the broker"
     publish(site.lab, "1", 1.0)

@@ -143,6 +143,7 @@ make_environment() {
   say "making a Python environment in $VERSION"
   python3 -m venv "$VERSION"
   if [ -n "$OFFLINE" ]; then
+    unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE # they would win over --cert
     pip_install --no-index --find-links "$SERVER/install/wheels/" --cert "$WORK/ca.crt" --only-binary=:all: \
       --require-hashes -r "$WORK/agent.txt"
   else
