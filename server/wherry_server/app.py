@@ -250,7 +250,7 @@ def broker_settings(context: Context) -> BrokerSettings:
     certificate, key = context.authority.ensure_own(LINK_NAME, LINK_NAME, (), context.clock())
     config = context.config
     return BrokerSettings(
-        host=config.broker,
+        host=config.link_host or config.broker,
         port=config.broker_port,
         client_id=LINK_NAME,
         ca_file=str(context.authority.ca_file),

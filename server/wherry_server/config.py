@@ -26,6 +26,7 @@ class ServerConfig(BaseModel):
         bind, port: where the HTTPS server listens; the broker's configuration uses the same address.
         broker_host, broker_port: where devices find the MQTT broker; the host defaults to `host`.
         link: whether this server talks to the broker at all.
+        link_host: where this server itself finds the broker, if not where devices do (in a cluster); one of `names`.
         broker_folder: the folder that `broker-config` wrote; its acl is rewritten when a device is revoked.
         database_url: SQLAlchemy URL; SQLite in `data` by default.
         device_days: life of a device certificate.
@@ -49,6 +50,7 @@ class ServerConfig(BaseModel):
     broker_host: str = ""
     broker_port: int = Field(default=8883, ge=1, le=65535)
     link: bool = True
+    link_host: str = ""
     broker_folder: Path | None = None
     database_url: str = ""
     device_days: int = Field(default=7, ge=1, le=397)

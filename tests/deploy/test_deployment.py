@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import kubernetes_validate
@@ -16,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
 MANIFESTS = ("server", "postgres", "registry")
-SECRETS = {"POSTGRES_PASSWORD": "for-tests", "GRAFANA_PASSWORD": "for-tests"}
+ASKED = {"POSTGRES_PASSWORD": "for-tests", "GRAFANA_PASSWORD": "for-tests", "WHERRY_HOST": "wherry.example.org"}
 
 
 def run(*argv, env=None, **options):
@@ -28,7 +29,7 @@ def run(*argv, env=None, **options):
 @pytest.fixture(scope="module")
 def stack():
     """The compose file as docker-compose understands it."""
-    done = run("docker-compose", "-f", str(ROOT / "deploy/compose.yaml"), "config", env=SECRETS)
+    done = run("docker-compose", "-f", str(ROOT / "deploy/compose.yaml"), "config", env=ASKED)
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)
 
@@ -39,10 +40,11 @@ def test_compose_accepts_the_stack(stack):
     }  # fmt: skip
 
 
-def test_compose_refuses_to_start_without_passwords():
-    done = run("docker-compose", "-f", str(ROOT / "deploy/compose.yaml"), "config", env=dict.fromkeys(SECRETS, ""))
+@pytest.mark.parametrize("missing", ASKED)
+def test_compose_refuses_to_start_on_a_guess(missing):
+    done = run("docker-compose", "-f", str(ROOT / "deploy/compose.yaml"), "config", env=ASKED | {missing: ""})
     assert done.returncode != 0
-    assert "choose one" in done.stderr
+    assert missing in done.stderr
 
 
 def test_only_what_devices_reach_listens_to_others(stack):
@@ -158,3 +160,10 @@ def test_images_install_nothing_without_a_hash(name):
         assert "--require-hashes" in line or '"/ort/${ORT_WHEEL}"' in line
     assert "sha256sum --check" in text or "ORT_WHEEL" not in text
     assert re.search(r"^USER 65532:65532$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("extra", ["agent", "server"])
+def test_the_lock_of_an_image_holds_what_its_program_declares(extra):
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / f"requirements/{extra}.txt").read_text(), re.MULTILINE))
+    assert {re.split(r"[\[<>=]", name)[0] for name in declared} <= locked, "run `make lock`"
