@@ -10,7 +10,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from wherry.errors import WherryError
 from wherry_server.link import ServerLink
-from wherry_server.services import assignments, reports, repository, rollouts, telemetry
+from wherry_server.services import assignments, compaction, reports, repository, rollouts, telemetry
 from wherry_server.services.context import Context
 
 ROLLOUT_SECONDS = 2
@@ -31,6 +31,7 @@ def make_scheduler(context: Context, link: ServerLink | None) -> BackgroundSched
         (SIGNING_SECONDS, lambda: repository.stamp_due(context)),
         (SIGNING_SECONDS, lambda: _sign_due(context)),
         (RETENTION_SECONDS, lambda: telemetry.forget_old(context)),
+        (RETENTION_SECONDS, lambda: compaction.compact_old(context)),
     ]
     if link is not None:
         jobs.append((OUTBOX_SECONDS, link.wake))

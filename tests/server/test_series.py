@@ -20,8 +20,9 @@ from wherry.messages import (
 )
 from wherry_server.domain.histogram import merge, percentile
 from wherry_server.domain.steps import LADDER, choose_steps
-from wherry_server.services import telemetry
-from wherry_server.store.schema import ModelUsage, RecordTotal
+from wherry_server.services import compaction, telemetry
+from wherry_server.store.schema import ModelUsage, RecordTotal, SlotUsage
+from wherry_server.store.telemetry_views import telemetry_summary
 
 BINS = len(LATENCY_EDGES_US) + 1
 
@@ -154,6 +155,34 @@ def test_long_windows_read_sums_over_ten_minutes_and_lose_nothing(context, api, 
                  until=(clock() - timedelta(hours=53)).isoformat(), points=400)  # fmt: skip
     assert old.step == 600
     assert sum(old.versions[0].requests) == 2
+
+
+def test_a_devices_minutes_become_hours_when_they_are_old(context, api, sender, clock):
+    for device, version, ago in (
+        ("dev-1", "1", 49 * 60), ("dev-1", "1", 49 * 60 - 7), ("dev-1", "2", 49 * 60 - 9), ("dev-2", "1", 49 * 60),
+        ("dev-1", "1", 50 * 60), ("dev-1", "1", 3), ("dev-1", "1", 2),
+    ):  # fmt: skip
+        sender.send(device, sample(version, 4, 1, 8 + ago % 5, memory=ago, counter=int(version)), ago=ago)
+    since = clock() - timedelta(hours=60)
+
+    def told():
+        with context.store.read() as session:
+            summary = telemetry_summary(session, since)
+            return [slot.model_dump() for slot in summary.slots]
+
+    def rows():
+        with context.store.read() as session:
+            return session.scalar(select(func.count()).select_from(SlotUsage))
+
+    clock.pass_time(minutes=1)
+    before, count = told(), rows()
+    assert compaction.compact_old(context) == 2
+    assert told() == before
+    assert rows() == count - 1
+    assert compaction.compact_old(context) == 0
+    clock.pass_time(hours=48)
+    assert compaction.compact_old(context) == 2
+    assert told() == before
 
 
 def test_swaps_are_committed_deployments_of_the_window(context, api, device, sender, clock, owner):

@@ -13,7 +13,7 @@ LADDER = (*(MINUTE * count for count in _MINUTES), *(HOUR * count for count in _
 """Lengths of a step, so that people can read them."""
 HOST_BUCKET_SECONDS = 300
 MINUTES_KEPT = timedelta(hours=48)
-"""How long sums over all devices are kept by the minute; those over ten minutes stay as long as telemetry does."""
+"""How long telemetry is kept by the minute; by ten of them (all devices) and by the hour (one device) it stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from wherry.api import HostSeries, TelemetrySeries, VersionSeries
 from wherry.errors import InputError
 from wherry_server.domain.histogram import merge, percentile
-from wherry_server.domain.steps import HOST_BUCKET_SECONDS, MINUTE, TEN_MINUTES, Steps, choose_steps
+from wherry_server.domain.steps import HOST_BUCKET_SECONDS, HOUR, MINUTE, TEN_MINUTES, Steps, choose_steps
 from wherry_server.store.schema import Deployment, HostUsage, ModelUsage, SlotUsage
 
 MAX_POINTS = 400
@@ -62,7 +62,7 @@ def telemetry_series(
         raise InputError("parameter since", "is not before until", "Ask for a window with a beginning and an end")
     if not 2 <= points <= MAX_POINTS:
         raise InputError("parameter points", f"is not from 2 to {MAX_POINTS}")
-    steps = choose_steps(since, until, points, _least_step(session, since))
+    steps = choose_steps(since, until, points, _least_step(session, wanted, since))
     rows = session.execute(_of_device(wanted, steps) if wanted.device else _of_fleet(wanted, steps))
     return TelemetrySeries(
         times=steps.times,
@@ -78,15 +78,17 @@ def usage_step(since: datetime, until: datetime) -> int:
     return MINUTE if until - since <= _SHORT else TEN_MINUTES
 
 
-def _least_step(session: Session, since: datetime) -> int:
-    """Ten minutes where the window begins before the sums by the minute do, and after those by ten minutes."""
+def _least_step(session: Session, wanted: SeriesFilter, since: datetime) -> int:
+    """Where the window begins before what is kept by the minute: ten of them, and an hour for a single device."""
     minute, ten = (
         session.scalar(select(func.min(ModelUsage.bucket)).where(ModelUsage.step == step))
         for step in (MINUTE, TEN_MINUTES)
     )
     if minute is None or ten is None or minute - ten < timedelta(seconds=TEN_MINUTES):
         return MINUTE
-    return TEN_MINUTES if since < minute else MINUTE
+    if since >= minute:
+        return MINUTE
+    return HOUR if wanted.device else TEN_MINUTES
 
 
 def _of_device(wanted: SeriesFilter, steps: Steps) -> Select[*tuple[Any, ...]]:
