@@ -213,7 +213,7 @@ def test_tegrastats_is_asked_only_where_no_file_tells_and_is_ended(board):
     program = root / "usr/bin/tegrastats"
     program.parent.mkdir(parents=True)
     pid = root / "pid"
-    program.write_text(f"#!/bin/sh\necho $$ > {pid}\necho '{LINES[1]}'\nexec sleep 60\n")
+    program.write_text(f"#!/bin/sh\necho $$ > {pid}\necho '{LINES[1]}'\nexec sleep 600\n")
     program.chmod(0o755)
     power = PowerReader(root).look()
     assert power.gpu_percent == 7.0

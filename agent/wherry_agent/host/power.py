@@ -79,7 +79,7 @@ class PowerReader:
             for path in sorted(self._root.glob(pattern)):
                 value = number(path)
                 if value is not None:
-                    return round(min(100.0, max(0.0, value * scale)), 1)
+                    return round(min(100.0, value * scale), 1)
         return None
 
     def _gpu_memory(self) -> int | None:

@@ -57,7 +57,7 @@ class Program:
         path = next((path for path in self._paths if path.is_file()), None)
         if path is None:
             return ""
-        command = [path, *self._arguments]
+        command = [str(path), *self._arguments]
         try:
             with subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
