@@ -233,7 +233,7 @@ def test_a_preview_says_what_would_happen(preview, says, button, tone):
     assert found.says.startswith(says)
     assert (found.button, found.tone) == (button, tone)
     for one in found.misfits:
-        assert one.reason == "Has no image."
+        assert one.reason == "It has no image."
 
 
 # -- in a browser
@@ -294,7 +294,7 @@ def test_devices_that_do_not_fit_are_named_with_the_reason(
     page = open_page("/releases/vision/2.0.0/rollout", at=site)
     preview = page.locator("#preview")
     expect(preview).to_contain_text("20 of 21 devices will get it.")
-    expect(preview).to_contain_text("1 device does not fit. Has no image for profile raspberrypi-3")
+    expect(preview).to_contain_text("1 device does not fit. It has no image for profile raspberrypi-3")
     shoot(page, "rollout-form-misfit")
     page.get_by_label("Device ids").fill("old-board")
     expect(preview).to_contain_text("It does not fit the device.")

@@ -174,14 +174,17 @@ def model_charts(series: TelemetrySeries) -> Charts:
     return Charts(
         charts={
             "latency": chart("ms", lambda one: [None if us is None else us / 1000 for us in one.p95_us]),
-            "errors": chart(
-                "%", lambda one: [_percent(*pair) for pair in zip(one.failures, one.requests, strict=True)]
-            ),
+            "errors": chart("%", lambda one: [_percent(*pair) for pair in _asked(one)]),
+            # The last step is not over yet: it would look like a fall.
             "throughput": chart(
-                "/s", lambda one: [sum(pair) / step for pair in zip(one.requests, one.failures, strict=True)]
+                "/s", lambda one: [*(sum(pair) / step for pair in _asked(one)[:-1]), *([None] if one.requests else [])]
             ),
         }
     )
+
+
+def _asked(one: VersionSeries) -> list[tuple[int, int]]:
+    return list(zip(one.requests, one.failures, strict=True))
 
 
 def _compared(series: TelemetrySeries) -> list[VersionSeries]:
@@ -190,5 +193,5 @@ def _compared(series: TelemetrySeries) -> list[VersionSeries]:
     return sorted(used, key=lambda one: one.counter)[-len(VERSION_TONES) :]
 
 
-def _percent(failures: int, requests: int) -> float | None:
+def _percent(requests: int, failures: int) -> float | None:
     return 100 * failures / (failures + requests) if failures + requests else None

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from wherry.api import ReleaseImageView, ReleaseView
 from wherry_server.dashboard import words
-from wherry_server.dashboard.rollout_rows import devices
+from wherry_server.dashboard.rollout_rows import devices, sentence
 from wherry_server.services.preview import Preview
 
 STAGE_TONES = {"prod": "good", "uat": "busy", "qa": "busy", "dev": "warn"}
@@ -141,7 +141,7 @@ def preview_rows(preview: Preview) -> PreviewRows:
         misfits=[
             MisfitRow(
                 count=f"{devices(one.count)} {'does' if one.count == 1 else 'do'} not fit",
-                reason=f"{one.reason[:1].upper()}{one.reason[1:]}.",
+                reason=sentence(f"it {one.reason}" if one.reason.startswith(("has ", "needs ")) else one.reason),
                 devices=list(one.devices),
                 more=f"and {words.number(one.count - len(one.devices))} more" if one.count > len(one.devices) else "",
             )

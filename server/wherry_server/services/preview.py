@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wherry.api import RolloutRequest
 from wherry.errors import InputError
 from wherry.release import ReleaseImage
-from wherry_server.domain.selector import is_empty, misfit
+from wherry_server.domain.selector import Candidate, is_empty, misfit
 from wherry_server.services.context import Context
 from wherry_server.services.rollouts import release_images, select_devices
 
@@ -53,14 +53,18 @@ def preview_rollout(context: Context, request: RolloutRequest) -> Preview:
         signed = {profile: ReleaseImage.model_validate_json(image.image) for profile, image in images.items()}
         devices = select_devices(session, request.selector)
     name = f"{request.model} {request.version}"
+    by_profile: dict[str, list[Candidate]] = {}
+    for device in devices:
+        by_profile.setdefault(device.profile, []).append(device)
     fitting: Counter[str] = Counter()
     troubled: dict[tuple[str, str], list[str]] = {}
-    for device in devices:
-        problem = misfit(device, name, signed, context.profiles)
+    for profile, members in by_profile.items():
+        problem = misfit(members[0], name, signed, context.profiles)  # the same for all devices of a profile
         if problem is None:
-            fitting[device.profile] += 1
+            fitting[profile] = len(members)
         else:
-            troubled.setdefault((problem.reason, problem.fix), []).append(device.id)
+            names = troubled.setdefault((problem.reason, problem.fix), [])
+            names.extend(device.id for device in members)
     ordered = sorted(troubled.items(), key=lambda item: -len(item[1]))
     return Preview(
         devices=len(devices),

@@ -207,7 +207,7 @@ def select_devices(session: Session, selector: Selector) -> list[Candidate]:
         NotFound: a device that it names does not exist.
         InputError: it chooses none.
     """
-    query = select(Device).where(Device.revoked.is_(None)).order_by(Device.id)
+    query = select(Device.id, Device.profile, Device.labels).where(Device.revoked.is_(None)).order_by(Device.id)
     if selector.ids:
         query = query.where(Device.id.in_(selector.ids))
     if selector.profiles:
@@ -215,7 +215,7 @@ def select_devices(session: Session, selector: Selector) -> list[Candidate]:
     for name, value in selector.labels.items():
         having = select(DeviceLabel.device).where(DeviceLabel.name == name, DeviceLabel.value == value)
         query = query.where(Device.id.in_(having))
-    found = [Candidate(row.id, row.profile, json.loads(row.labels)) for row in session.scalars(query)]
+    found = [Candidate(device, profile, json.loads(labels)) for device, profile, labels in session.execute(query)]
     chosen = [device for device in found if selects(selector, device)]
     missing = sorted(set(selector.ids) - {device.id for device in chosen}) if not chosen or selector.ids else []
     if missing and not (selector.profiles or selector.labels):
