@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench tests
 
-.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson bench bench-touch docs site lock clean
+.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-touch docs site lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ image-arm64: setup ## build Dockerfile.arm64 on a base of Debian packages; run `
 
 image-jetson: setup ## build Dockerfile.jetson as far as it goes without NVIDIA's base image and wheel
 	$(SUDO) bash scripts/build_jetson.sh
+
+image-server: setup assets ## build Dockerfile.server on a base of Debian packages and start it once
+	$(SUDO) bash scripts/build_server.sh
 
 bench: setup ## the figures of bench/, written to build/bench.json
 	$(SUDO) $(PY) bench/main.py
