@@ -18,7 +18,7 @@ from wherry.release import GoldenGate, LatencyGate, ReadyGate, ReleaseImage, Sig
 from wherry_server.store import schema
 from wherry_server.store.database import Store
 
-PROFILES = ("raspberrypi-4", "jetson-orin", "generic-arm64", "generic-amd64")
+PROFILES = ("raspberry-pi-4", "jetson-orin", "generic-arm64", "generic-amd64")
 _SITES = ("berlin", "lyon", "osaka", "porto", "turin")
 _MODELS = (("vision", ("1.0.0", "1.1.0", "2.0.0"), 14_000), ("speech", ("3.1.0", "3.2.0"), 52_000))
 _LAYERS = {"base": 18_400_000, "runtime": 21_900_000, "serving": 2_100_000, "model": 3_400_000}
@@ -156,27 +156,23 @@ def _add_device(fleet: _Fleet, number: int, name: str, model: str, versions: Seq
 
 
 def _lock(fleet: _Fleet, number: int) -> str | None:
-    if number % 40 != 17:
-        return None
-    expires = fleet.now + timedelta(minutes=20)
-    return json.dumps({"holder": "recorder", "reason": "a shift is being recorded", "expires": expires.isoformat()})
+    expires = (fleet.now + timedelta(minutes=20)).isoformat()
+    lock = {"holder": "recorder", "reason": "a shift is being recorded", "expires": expires}
+    return json.dumps(lock) if number % 40 == 17 else None
 
 
 def _facts(profile: str) -> dict[str, str]:
     kinds = {
-        "raspberrypi-4": {"device_tree_model": "Raspberry Pi 4 Model B Rev 1.4", "kernel": "6.6.31+rpt-rpi-v8"},
+        "raspberry-pi-4": {"device_tree_model": "Raspberry Pi 4 Model B Rev 1.4", "kernel": "6.6.31+rpt-rpi-v8"},
         "jetson-orin": {"device_tree_model": "NVIDIA Jetson Orin Nano", "l4t_release": "36.4.3", "cuda": "12.6"},
     }
     return {"system": "Debian GNU/Linux 12"} | kinds.get(profile, {"kernel": "6.1.0-21"})
 
 
 def _problem(number: int) -> str | None:
-    if number % 33 != 8:
-        return None
-    return Problem(
-        code="adapter.registry", thing="registry registry.example", reason="no answer within 10 s",
-        fix="Check the registry's address, its credentials and the network",
-    ).model_dump_json()  # fmt: skip
+    fix = "Check the registry's address, its credentials and the network"
+    problem = Problem(code="adapter.registry", thing="registry registry.example", reason="no answer", fix=fix)
+    return problem.model_dump_json() if number % 33 == 8 else None
 
 
 def _deployment(
@@ -253,9 +249,8 @@ def _target(
 
 
 def _unfinished(state: str, position: int) -> str:
-    if state in ("completed", "failed"):
-        return "superseded" if state == "failed" else "committed"
-    return ("running", "assigned", "pending", "pending")[position % 4]
+    ended = {"completed": "committed", "failed": "superseded"}
+    return ended.get(state) or ("running", "assigned", "pending", "pending")[position % 4]
 
 
 def _histogram(chance: random.Random, requests: int, median_us: float) -> list[int]:
@@ -335,7 +330,7 @@ def _add_fleet_telemetry(fleet: _Fleet) -> None:
                 wave = 0.7 + 0.3 * fleet.random.random()
                 usage = _usage(fleet, int(step // 60 * 40 * devices * wave), model, version)
                 fleet.add(schema.ModelUsage, step=step, bucket=at, **usage, **memory)
-        total = _usage(fleet, int(fleet.days * 1440 * 40 * devices), model, version)
+        total = _usage(fleet, int(fleet.days * 1440 * 40 * devices), model, version) | {"slot": ""}
         epoch = datetime.fromtimestamp(0, fleet.now.tzinfo)
         fleet.add(schema.ModelUsage, step=0, bucket=epoch, **total, **memory)
     for kind, received in (("slot", 2880), ("host", 576), ("deployment", 9)):
@@ -347,7 +342,7 @@ def _add_audit(fleet: _Fleet) -> None:
         ("server", "token.create", "admin", ""), ("admin", "repository.publish", "targets 3", "3.targets.json"),
         ("admin", "rollout.create", "3", "vision 2.0.0"), ("server", "rollout.failed", "3", ""),
         ("anonymous", "login.refused", "dashboard", "203.0.113.9"), ("admin", "login", "dashboard", "192.0.2.10"),
-        ("admin", "rollout.create", "5", "vision 2.0.0"), ("server", "rollout.pause", "5", "2 of 20 devices rejected"),
+        ("admin", "rollout.create", "5", "vision 2.0.0"), ("server", "rollout.pause", "5", "2 of 20 rejected it"),
         ("device camera-0001", "renew", "camera-0001", ""), ("ci", "device.labels", "camera-0002", '{"site": "lyon"}'),
     ]  # fmt: skip
     enrolled = [(f"device {row['id']}", "enrol", row["id"], "") for row in fleet.devices[:300]]

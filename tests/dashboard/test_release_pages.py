@@ -190,7 +190,7 @@ def test_an_expiry_warns_in_time(days, left, tone):
         ({}, Selector(everything=True)),
         ({"whom": "all", "label": "ignored"}, Selector(everything=True)),
         ({"whom": "label", "label": "site=quay, row=2"}, Selector(labels={"site": "quay", "row": "2"})),
-        ({"whom": "profile", "profile": "raspberrypi-4"}, Selector(profiles=["raspberrypi-4"])),
+        ({"whom": "profile", "profile": "raspberry-pi-4"}, Selector(profiles=["raspberry-pi-4"])),
         ({"whom": "ids", "ids": "cam-1,cam-2\n cam-3"}, Selector(ids=["cam-1", "cam-2", "cam-3"])),
     ],
 )
@@ -244,7 +244,7 @@ def test_from_the_list_to_all_that_was_signed(open_page: Callable[..., Page], sh
     expect(page.get_by_role("row")).to_have_count(6)
     shoot(page, "releases")
     page.get_by_role("link", name="vision 2.0.0").click()
-    image = page.get_by_role("region", name="raspberrypi-4")
+    image = page.get_by_role("region", name="raspberry-pi-4")
     expect(image).to_contain_text("golden gate")
     expect(image).to_contain_text("model runtime")
     digest = image.locator(".whole")

@@ -13,6 +13,7 @@ from wherry.api import TelemetrySeries
 from wherry.messages import (
     LATENCY_EDGES_US,
     DeploymentEvent,
+    DropNotice,
     HostSample,
     SlotSample,
     TelemetryBatch,
@@ -21,7 +22,7 @@ from wherry.messages import (
 from wherry_server.domain.histogram import merge, percentile
 from wherry_server.domain.steps import LADDER, choose_steps
 from wherry_server.services import compaction, telemetry
-from wherry_server.store.schema import ModelUsage, RecordTotal, SlotUsage
+from wherry_server.store.schema import Image, ModelUsage, RecordTotal, SlotUsage
 from wherry_server.store.telemetry_views import telemetry_summary
 
 BINS = len(LATENCY_EDGES_US) + 1
@@ -67,6 +68,14 @@ class Sender:
 def sender(context, clock, make_device):
     make_device("dev-1").enrol()
     make_device("dev-2").enrol()
+    with context.store.write() as session:
+        for version in ("1", "2"):
+            session.add(
+                Image(
+                    path=version, model="vision", version=version, profile="p", counter=int(version), digest="",
+                    manifest_bytes=1, image="{}", published=clock(), listed=False,
+                )
+            )  # fmt: skip
     return Sender(context, clock)
 
 
@@ -208,6 +217,20 @@ def test_totals_for_ever_outlive_what_is_forgotten(context, api, sender, clock):
         (total,) = session.scalars(select(ModelUsage).where(ModelUsage.step == 0))
         assert (total.requests, total.latency_sum_us) == (12, 12_000)
         assert session.get(RecordTotal, "slot").received == 3
+
+
+def test_a_device_cannot_make_the_sums_of_the_fleet_grow(context, api, sender):
+    sender.send("dev-1", *(sample(f"9.{number}") for number in range(50)), ago=5)
+    sender.send("dev-1", *(sample(slot=f"s{number}") for number in range(20)), ago=5)
+    drops = [{f"type{number}": 2} for number in range(30)]
+    sender.send("dev-1", *(DropNotice(dropped=dropped) for dropped in [*drops, {"slot": 1}]))
+    with context.store.read() as session:
+        assert {row.version for row in session.scalars(select(ModelUsage))} == {"1"}
+        (total,) = session.scalars(select(ModelUsage).where(ModelUsage.step == 0))
+        assert (total.slot, total.requests) == ("", 200)
+        dropped = {row.type: row.dropped for row in session.scalars(select(RecordTotal))}
+    assert dropped == {"slot": 1, "drop": 0, "other": 60}
+    assert sum(sum(one.requests) for one in series(api, device="dev-1").versions) == 10 * 70
 
 
 def test_wrong_windows_are_refused_in_words(api, clock):

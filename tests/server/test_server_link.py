@@ -19,7 +19,7 @@ from wherry_server.app import Bell, broker_settings
 from wherry_server.inbox import Inbox
 from wherry_server.link import ServerLink, read_message
 from wherry_server.services import assignments, outbox, reports
-from wherry_server.store import views
+from wherry_server.store import device_views
 from wherry_server.store.database import Unavailable
 
 TO_ALL = {"everything": True}
@@ -108,7 +108,7 @@ def roll_out(api, version):
 
 def twin(context, name="dev-1"):
     with context.store.read() as session:
-        return views.device_view(session, name)
+        return device_views.device_view(session, name)
 
 
 @pytest.mark.broker

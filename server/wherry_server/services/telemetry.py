@@ -43,6 +43,7 @@ from wherry_server.store.schema import (
     TelemetryStream,
 )
 
+_TYPES = frozenset({"slot", "host", "deployment", "drop"})
 _FUTURE = timedelta(minutes=10)
 
 
@@ -120,7 +121,7 @@ def _store(session: Session, device: str, records: Sequence[TelemetryRecord], no
                     store_deployment(session, device, deployment)
             case DropNotice(dropped=counts):
                 for kind, number in list(counts.items())[:16]:
-                    dropped[hour, kind[:32]] += bounded(number)
+                    dropped[hour, kind if kind in _TYPES else "other"] += bounded(number)
     # Every row below is asked for once, so nothing has to be written before the next question.
     with session.no_autoflush:
         if samples:

@@ -15,7 +15,7 @@ from wherry.messages import SlotSample
 from wherry.metadata import MAX_VERSION
 from wherry_server.domain.histogram import BINS, merge
 from wherry_server.domain.steps import HOUR, MINUTE, TEN_MINUTES
-from wherry_server.store.schema import ModelUsage, SlotUsage
+from wherry_server.store.schema import Image, ModelUsage, SlotUsage
 
 FOREVER = 0
 """The step of sums that are never begun anew."""
@@ -59,11 +59,18 @@ def add_samples(session: Session, device: str, samples: Samples) -> None:
         busy = sample.requests or sample.failures
         bucket = floor(at, MINUTE if busy else HOUR)
         _add(slots, (device, bucket, sample.slot, sample.model, bounded(sample.counter)), at, sample)
-        for step in (FOREVER, MINUTE, TEN_MINUTES):
-            bucket = floor(at, step) if step else _EPOCH
-            _add(models, (step, bucket, sample.model, sample.version, sample.slot), at, sample)
+        _add(models, (FOREVER, _EPOCH, sample.model, sample.version, ""), at, sample)
+        for step in (MINUTE, TEN_MINUTES):
+            _add(models, (step, floor(at, step), sample.model, sample.version, sample.slot), at, sample)
     _store_slots(session, slots)
-    _store_models(session, models)
+    signed = _signed(session, {(key[2], key[3]) for key in models})
+    _store_models(session, {key: found for key, found in models.items() if (key[2], key[3]) in signed})
+
+
+def _signed(session: Session, versions: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those that the owner signed: a device cannot make sums of the fleet grow with names of its own."""
+    query = select(Image.model, Image.version).where(tuple_(Image.model, Image.version).in_(sorted(versions)))
+    return {(model, version) for model, version in session.execute(query.distinct())}
 
 
 def _add(sums: dict[tuple[Any, ...], _Sum], key: tuple[Any, ...], at: datetime, sample: SlotSample) -> None:

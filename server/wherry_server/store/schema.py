@@ -263,9 +263,10 @@ class SlotUsage(Base):
 
 
 class ModelUsage(Base):
-    """Slot samples of all devices added up by version: over a minute, ten of them, and (step 0, bucket 1970) for ever.
+    """Slot samples of all devices added up by version: over a minute, over ten, and for ever.
 
-    A page about the fleet would otherwise read a row for every device and minute.
+    For ever is step 0, with the bucket 1970 and no slot. A page about the fleet would otherwise read a row for every
+    device and minute.
     """
 
     __tablename__ = "model_usage"
