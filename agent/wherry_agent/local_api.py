@@ -178,7 +178,7 @@ class LocalApi:
         groups = {group}
         with suppress(KeyError, OSError):
             groups |= set(os.getgrouplist(pwd.getpwuid(user).pw_name, group))
-        if self._group is None or self._group not in groups:
+        if self._group not in groups:
             raise NotAllowed(
                 "update lock",
                 f"user {user} may not change it",

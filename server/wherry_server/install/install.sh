@@ -87,6 +87,11 @@ check_machine() {
     x86_64 | aarch64) ;;
     *) problem "$(uname -m) is not supported: x86_64 and aarch64 are" ;;
   esac
+  for place in "$STATE" "$PREFIX"; do
+    case "$SYSTEMD:$place/" in
+      yes:/home/* | yes:/root/* | yes:/tmp/* | yes:/var/tmp/*) problem "$place is hidden from services: use another folder" ;;
+    esac
+  done
   [ "$(date +%Y)" -ge 2026 ] || problem "the clock says $(date +%F): set it, or no certificate will be believed"
   folder=$PREFIX
   while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
