@@ -66,7 +66,8 @@ class PackageRequest(BaseModel):
     stage: Annotated[
         Stage,
         typer.Option(
-            "--stage", help="Stage of the images; dev has a page at / to try the model. Roll out with --to stage=STAGE."
+            "--stage",
+            help="Stage of the images; dev has a page at / to try the model. Its devices: --to label=stage=STAGE.",
         ),
     ] = "prod"
     quantize: Annotated[
