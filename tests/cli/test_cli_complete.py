@@ -20,7 +20,7 @@ def tab(operator):
         words = line.split(" ")
         env = {"_WHERRY_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
         result = CliRunner().invoke(app, [], prog_name="wherry", env=env)
-        assert result.stderr == ""
+        assert (result.stderr, result.exception, result.exit_code) == ("", None, 0)
         return result.stdout.split()
 
     return tab
