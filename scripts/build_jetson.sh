@@ -35,7 +35,7 @@ if said=$(build serving --build-arg ORT_WHEEL="$wheel" --build-arg ORT_SHA256="$
   echo "[jetson] it was built all the same" >&2
   exit 1
 fi
-grep -m1 'no code for sm_87' <<<"$said"
+grep -om1 'check-gpu-code: .*' <<<"$said"
 
 echo "[jetson] building serving with a wheel that has it"
 read -r wheel hash < <(.venv/bin/python scripts/stand_in_ort.py build/ort 72,87)
