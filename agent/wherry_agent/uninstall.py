@@ -133,8 +133,16 @@ def _remove_file(path: str, say: Say) -> None:
 
 
 def _remove_folder(path: Path, say: Say) -> None:
+    """Also a disk of its own that is mounted there: it is emptied."""
     try:
-        shutil.rmtree(path)
+        if path.is_mount():
+            for inside in path.iterdir():
+                if inside.is_dir() and not inside.is_symlink():
+                    shutil.rmtree(inside)
+                else:
+                    inside.unlink()
+        else:
+            shutil.rmtree(path)
     except OSError as error:
         raise StoreError(f"folder {path}", f"cannot be removed ({error})") from error
     say(f"removed {path}")

@@ -14,6 +14,7 @@ import pytest
 from wherry_agent import app, control
 from wherry_agent.events import Stop, Tick
 from wherry_agent.service_manager import ServiceManager
+from wherry_agent.uninstall import _remove_folder, installed_prefix
 
 UNIT = Path(__file__).parents[2] / "deploy/systemd/wherry-agent.service"
 
@@ -95,3 +96,24 @@ def test_the_lock_commands_hold_off_and_let_go(tmp_path, capsys):
     assert app.main(["unlock", *state]) == 0
     assert app.main(["unlock", *state]) == 0
     assert capsys.readouterr().out == "the update lock is released\nthere was no update lock\n"
+
+
+class TestFolders:
+    """What uninstall removes is gone; a disk of its own is emptied."""
+
+    def test_a_folder_is_removed_with_all_that_is_in_it(self, tmp_path):
+        (tmp_path / "state/tuf").mkdir(parents=True)
+        said: list[str] = []
+        _remove_folder(tmp_path / "state", said.append)
+        assert (list(tmp_path.iterdir()), said) == ([], [f"removed {tmp_path / 'state'}"])
+
+    def test_a_disk_of_its_own_is_emptied(self, tmp_path, monkeypatch):
+        (tmp_path / "state/tuf").mkdir(parents=True)
+        (tmp_path / "state/journal.db").write_text("x")
+        (tmp_path / "state/link").symlink_to(tmp_path)
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "state")
+        _remove_folder(tmp_path / "state", lambda words: None)
+        assert list((tmp_path / "state").iterdir()) == []
+
+    def test_a_program_that_was_installed_another_way_is_left_alone(self):
+        assert installed_prefix() is None
