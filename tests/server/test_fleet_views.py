@@ -127,6 +127,7 @@ def test_a_revoked_device_serves_nothing_any_more(context, api, owner, device, c
         counts = device_views.fleet_counts(session)
     assert (counts.devices, counts.revoked) == (0, 1)
     assert api.get("/v1/devices?state=active").json()["items"] == []
+    assert api.get("/v1/devices?state=offline").json()["items"] == []
     assert len(api.get("/v1/devices?state=revoked").json()["items"]) == 1
 
 
