@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Table, insert, text
-from sqlalchemy.orm import Session
 
 from wherry.identity import sha256_digest
 from wherry.messages import LATENCY_EDGES_US, DeploymentReport, GateResult, Problem, ReleaseRef, SlotReport
@@ -22,7 +21,6 @@ PROFILES = ("raspberry-pi-4", "jetson-orin", "generic-arm64", "generic-amd64")
 _SITES = ("berlin", "lyon", "osaka", "porto", "turin")
 _MODELS = (("vision", ("1.0.0", "1.1.0", "2.0.0"), 14_000), ("speech", ("3.1.0", "3.2.0"), 52_000))
 _LAYERS = {"base": 18_400_000, "runtime": 21_900_000, "serving": 2_100_000, "model": 3_400_000}
-_CHUNK = 500
 _Row = dict[str, Any]
 
 
@@ -75,16 +73,12 @@ def seed(store: Store, devices: int = 120, *, now: datetime, days: float = 2.0, 
     _add_audit(fleet)
     with store.write() as session:
         for table in schema.Base.metadata.sorted_tables:
-            _insert(session, table, fleet.rows.get(table, []))
+            if table in fleet.rows:
+                session.execute(insert(table), fleet.rows[table])
         if session.get_bind().dialect.name == "postgresql":  # it knows only the numbers that it gave itself
             session.execute(text("SELECT setval(pg_get_serial_sequence('rollout', 'id'), 5)"))
     releases = [(model, version) for model, versions, _ in _MODELS for version in versions]
-    return Seeded([row["id"] for row in fleet.devices], [model for model, _, _ in _MODELS], releases, rollouts)
-
-
-def _insert(session: Session, table: Table, rows: Sequence[_Row]) -> None:
-    for start in range(0, len(rows), _CHUNK):
-        session.execute(insert(table), rows[start : start + _CHUNK])
+    return Seeded([row["id"] for row in fleet.devices], [one[0] for one in _MODELS], releases, rollouts)
 
 
 def _add_releases(fleet: _Fleet) -> None:
@@ -314,8 +308,8 @@ def _add_host_samples(fleet: _Fleet, device: str, number: int) -> None:
         fleet.add(schema.HostUsage, device=device, bucket=at, at=at, sample=json.dumps(sample))
     hour = next(_buckets(fleet, 3600, timedelta(hours=1)))
     for kind, received in (("slot", 120), ("host", 60)):
-        dropped = 12 if number == 3 else 0
-        fleet.add(schema.RecordCount, device=device, bucket=hour, type=kind, received=received, dropped=dropped)
+        lost = 12 if number == 3 else 0
+        fleet.add(schema.RecordCount, device=device, bucket=hour, type=kind, received=received, dropped=lost)
 
 
 def _add_fleet_telemetry(fleet: _Fleet) -> None:

@@ -113,8 +113,3 @@ def operator_of(context: Context, token_id: int) -> Operator | None:
     with context.store.read() as session:
         row = session.get(ApiToken, token_id)
         return Operator(row.id, row.name) if row is not None and row.revoked is None else None
-
-
-def still_valid(context: Context, token_id: int) -> bool:
-    """Whether the token behind a dashboard session is still good."""
-    return operator_of(context, token_id) is not None
