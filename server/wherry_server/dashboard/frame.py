@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
 
 from wherry import __version__
 from wherry.errors import AdapterError, Conflict, InputError, NotAllowed, NotFound, WherryError
@@ -47,6 +49,7 @@ _STATUS: tuple[tuple[type[WherryError], int], ...] = (
     (AdapterError, 503),
 )
 _Fields = TypeVar("_Fields", bound=BaseModel)
+_log = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -135,6 +138,11 @@ class _PageRoute(APIRoute):
                 return frame.problem(request, InputError(f"field {where}"[:100], str(first["msg"])[:200]))
             except WherryError as error:
                 return frame.problem(request, error)
+            except HTTPException:
+                raise
+            except Exception:
+                _log.exception("%s %s failed by a defect", request.method, request.url.path)
+                return frame.problem(request, WherryError("this page", "has a defect", "Read the server's log"))
 
         return handle_page
 
