@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from wherry.errors import StoreError
 from wherry.profile import HostFacts, Sensor
 from wherry_agent.host import Host, read_facts
+from wherry_agent.host.machine import busy_percent
 
 
 def board(root, **files):
@@ -94,3 +98,18 @@ def test_a_port_in_use_is_not_free(tmp_path):
         port = listener.getsockname()[1]
         assert not Host(tmp_path).port_free(port)
     assert Host(tmp_path).port_free(port)
+
+
+def test_load_is_what_all_processors_did_between_two_samples_whoever_takes_them():
+    times = namedtuple("times", "user system idle iowait guest")  # noqa: PYI024  as psutil's own
+    assert busy_percent(times(10, 5, 80, 5, 2), times(14, 6, 84, 6, 3)) == 50.0
+    assert busy_percent(times(10, 5, 80, 5, 2), times(10, 5, 80, 5, 2)) == 0.0
+
+
+def test_a_sample_by_another_thread_knows_the_sample_before(tmp_path, monkeypatch):
+    seen = iter([(0.0, 0.0), (30.0, 70.0)])
+    times = namedtuple("times", "user idle")  # noqa: PYI024
+    monkeypatch.setattr(psutil, "cpu_times", lambda: times(*next(seen)))
+    host = Host(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(host.sample).result().cpu_percent == 30.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -15,6 +16,18 @@ from wherry_agent.host.files import ROOT, meminfo_kb, word
 from wherry_agent.host.heat import Throttling, temperatures
 from wherry_agent.host.power import PowerReader
 from wherry_agent.host.wear import Wear
+
+_IDLE = ("idle", "iowait")
+_COUNTED_TWICE = ("guest", "guest_nice")
+"""Time of virtual machines, which the kernel counts among user and nice as well."""
+
+
+def busy_percent(before: Any, after: Any) -> float:
+    """How busy all processors were between two readings of `psutil.cpu_times`, 0 to 100."""
+    spent = {name: max(0.0, getattr(after, name) - getattr(before, name)) for name in after._fields}
+    total = sum(seconds for name, seconds in spent.items() if name not in _COUNTED_TWICE)
+    idle = sum(spent.get(name, 0.0) for name in _IDLE)
+    return round(100 * (total - idle) / total, 1) if total > 0 else 0.0
 
 
 class Host:
@@ -34,7 +47,7 @@ class Host:
         self._power = PowerReader(root, sensors)
         self._wear = Wear(root)
         self._process = psutil.Process()
-        psutil.cpu_percent(interval=None)  # the first call only begins the measurement
+        self._cpu = psutil.cpu_times()
 
     def boot_id(self) -> str:
         """Changes with every boot of the kernel."""
@@ -80,9 +93,11 @@ class Host:
             disk = psutil.disk_usage(str(self._data))
         except OSError as error:
             raise StoreError(f"folder {self._data}", f"its filesystem cannot be examined: {error}") from error
+        # psutil.cpu_percent() remembers the sample before per thread, and samples are taken by many.
+        before, self._cpu = self._cpu, psutil.cpu_times()
         times, slowdown, power = self._process.cpu_times(), self._throttling.look(), self._power.look()
         return HostSample(
-            cpu_percent=min(100.0, max(0.0, psutil.cpu_percent(interval=None))),
+            cpu_percent=busy_percent(before, self._cpu),
             memory_used_bytes=max(0, total - free),
             memory_total_bytes=total,
             disk_used_bytes=disk.used,
