@@ -11,9 +11,23 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.errors import MalformedMessage
+from wherry.gates import DecimalText as DecimalText
+from wherry.gates import Gate as Gate
+from wherry.gates import GoldenGate as GoldenGate
+from wherry.gates import HttpGate as HttpGate
+from wherry.gates import LatencyGate as LatencyGate
+from wherry.gates import MemoryGate as MemoryGate
+from wherry.gates import ReadyGate as ReadyGate
+from wherry.gates import RehearsalGate as RehearsalGate
+from wherry.gates import ShadowGate as ShadowGate
+from wherry.gates import SignatureGate as SignatureGate
+from wherry.gates import SoakGate as SoakGate
+from wherry.gates import TcpGate as TcpGate
+from wherry.gates import TemperatureGate as TemperatureGate
+from wherry.gates import UnknownGate as UnknownGate
 from wherry.identity import Digest, ModelName, ModelVersion, ProfileName
 from wherry.schemas import parse_schema
 
@@ -27,7 +41,6 @@ Runtime = Literal["onnx", "litert", "tflite", "custom"]
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
 ]
-DecimalText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(\.[0-9]{1,9})?$")]
 
 MODELS_FOLDER = "/opt/wherry/models"
 """In the image: one folder a model, holding `model.json`, `golden.json` and the model file."""
@@ -90,59 +103,6 @@ class RunSpec(_Model):
     drain_seconds: int = Field(default=5, ge=0, le=300)
 
 
-class ReadyGate(_Model):
-    """The container runs and `GET /v2/models/M/ready` answers 200 in time."""
-
-    kind: Literal["ready"] = "ready"
-    deadline_seconds: int = Field(default=60, ge=1, le=3600)
-
-
-class SignatureGate(_Model):
-    """The model's metadata names the inputs, outputs and execution provider that the release declares."""
-
-    kind: Literal["signature"] = "signature"
-    deadline_seconds: int = Field(default=10, ge=1, le=600)
-
-
-class GoldenGate(_Model):
-    """The golden cases in the image give their recorded outputs, within a tolerance.
-
-    Attributes:
-        digest: sha256 of the image's golden.json, so that the cases are named by the signature directly.
-        tolerance: largest allowed |observed - expected| / max |expected|.
-        cosine: smallest allowed cosine similarity.
-        argmax: "equal" compares the last axis' argmax unless the golden margin is < 2 x tolerance; "ignore" does not.
-    """
-
-    kind: Literal["golden"] = "golden"
-    deadline_seconds: int = Field(default=60, ge=1, le=3600)
-    digest: Digest
-    cases: int = Field(ge=1)
-    tolerance: DecimalText = "0.001"
-    cosine: DecimalText = "0.999"
-    argmax: Literal["equal", "ignore"] = "equal"
-
-
-class LatencyGate(_Model):
-    """The golden cases' p95 latency stays under a bound, in milliseconds."""
-
-    kind: Literal["latency"] = "latency"
-    deadline_seconds: int = Field(default=60, ge=1, le=3600)
-    p95_ms: int = Field(ge=1)
-
-
-class HttpGate(_Model):
-    """`GET path` answers the status: for images that do not speak the Open Inference Protocol."""
-
-    kind: Literal["http"] = "http"
-    deadline_seconds: int = Field(default=60, ge=1, le=3600)
-    path: str = "/"
-    status: int = Field(default=200, ge=100, le=599)
-
-
-Gate = Annotated[ReadyGate | SignatureGate | GoldenGate | LatencyGate | HttpGate, Field(discriminator="kind")]
-
-
 class Needs(_Model):
     """What the image needs of the hardware beyond its profile's name.
 
@@ -168,6 +128,7 @@ class ReleaseImage(_Model):
         unpacked_bytes: size of all layers unpacked.
         download_bytes: size of all layers as transferred.
         layers: bytes as transferred by layer ("base", "runtime", "serving", "model"), where the packager knows.
+        breaking: callers of the version before must change; without it other inputs or outputs are refused.
         min_counter: images of this model and profile below it are withdrawn.
         revoked: manifest digests that must not run, not even as a rollback.
     """
@@ -191,6 +152,7 @@ class ReleaseImage(_Model):
     needs: Needs = Needs()
     run: RunSpec = RunSpec()
     gates: list[Gate] = []
+    breaking: bool = False
     min_counter: int = Field(default=0, ge=0)
     revoked: list[Digest] = []
 
