@@ -75,6 +75,10 @@ def device_page(view: DeviceView, history: list[DeploymentView], now: datetime) 
         ("Enrolled", ago(view.enrolled, now)),
         ("Assignment", f"sequence {view.sequence} signed, {view.reported_sequence} accepted by the device"),
     ]
+    if view.lock:
+        why = f": {view.lock.reason}" if view.lock.reason else ""
+        until = view.lock.expires.astimezone().strftime("%Y-%m-%d %H:%M")
+        pairs.append(("Swaps", Text(f"held off until {until} by {view.lock.holder}{why}", style="yellow")))
     if view.problem:
         pairs.append(("Problem", Text(problem_text(view.problem), style="red")))
     parts: list[RenderableType] = [fields(pairs), Text(), Text("Slots", style="bold"), indented(_slots(view))]
