@@ -93,6 +93,30 @@ def compare(
     return Comparison(not failed, worst.error, least, _margin(worst.error, tolerance), detail)
 
 
+def same_classes(before: Sequence[Tensor], now: Sequence[Tensor], tolerance: float) -> Comparison:
+    """Whether another version of a model names the same top class in every row, whatever the numbers.
+
+    Rows that were undecided within 2 x tolerance of the largest value agree with anything; outputs without classes
+    (whole numbers, one element a row) are not looked at, but must be there in the same form.
+    """
+    by_name = {tensor.name: tensor for tensor in now}
+    for tensor in before:
+        other = by_name.get(tensor.name)
+        problem = _form_problem(tensor, other) or _class_problem(tensor, cast(Tensor, other), tolerance)
+        if problem:
+            return Comparison(False, math.inf, 0.0, math.inf, f"Output {tensor.name!r} {problem}")
+    return Comparison(True, 0.0, 1.0, 0.0, "The same top classes")
+
+
+def _class_problem(before: Tensor, now: Tensor, tolerance: float) -> str:
+    if before.datatype not in FLOATS or not before.data:
+        return ""
+    wanted, found = cast(Sequence[float], before.values()), cast(Sequence[float], now.values())
+    if not all(map(math.isfinite, found)):
+        return "holds NaN or Inf, expected finite numbers"
+    return _moved_class(before, wanted, found, 2 * tolerance * _scale(max(map(abs, wanted)), True, tolerance))
+
+
 def _margin(error: float, tolerance: float) -> float:
     if error == 0:
         return 0.0

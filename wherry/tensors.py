@@ -30,6 +30,7 @@ __all__ = [
     "ELEMENT_SIZE",
     "HEADER_LENGTH",
     "PROBE",
+    "TOKEN",
     "InferRequest",
     "InferResponse",
     "RequestedOutput",
@@ -50,6 +51,8 @@ __all__ = [
 HEADER_LENGTH = "Inference-Header-Content-Length"
 PROBE = "Wherry-Probe"
 """Header of a request that tries the model out (value "1"): it is answered as any other, but not counted."""
+TOKEN = "Wherry-Token"  # noqa: S105 - the name of a header
+"""Header by which the agent shows a model server that it may read the requests of its callers."""
 
 Loads = Callable[[Data], Any]
 Dumps = Callable[[Any], bytes]

@@ -28,6 +28,7 @@ from wherry_serving.dataplane import DataPlane
 from wherry_serving.dev_page import read_page
 from wherry_serving.http import HttpApp
 from wherry_serving.models import read_models
+from wherry_serving.recent import from_environment
 from wherry_serving.worker import Worker
 
 STRAGGLER_SECONDS = 1.0
@@ -216,7 +217,7 @@ def _serve(parsed: argparse.Namespace) -> None:
     body = parsed.max_body_mb << 20
     limits = Limits(body_bytes=body, inflight_bytes=2 * body)
     options = Options(parsed.queue, parsed.drain_seconds, parsed.stage, limits)
-    plane = DataPlane(read_models(parsed.models))
+    plane = DataPlane(read_models(parsed.models), recent=from_environment(os.environ))
     listener = _listen(parsed.host, parsed.port)
     with listener, ThreadPoolExecutor(1, "codings") as executor:
         server = make_server(plane, options, executor)

@@ -17,6 +17,7 @@ from wherry.tensors import InferRequest, InferResponse, Tensor, decode_request, 
 from wherry_serving.arrays import check_inputs, fast_json_values, from_array, to_array
 from wherry_serving.metrics import ModelCounters
 from wherry_serving.models import Model, ModelSource, load_model
+from wherry_serving.recent import RecentRequests
 from wherry_serving.runtimes import Array
 from wherry_serving.stats import ModelStats, Timing, statistics_json
 
@@ -65,6 +66,7 @@ class DataPlane:
         sources: what to load.
         clock_ms: Unix milliseconds, for "last inference".
         loader: makes a model of a source.
+        recent: keeps the latest requests; None keeps none.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class DataPlane:
         sources: Sequence[ModelSource],
         clock_ms: Callable[[], int] = now_ms,
         loader: Callable[[ModelSource], Model] = load_model,
+        recent: RecentRequests | None = None,
     ) -> None:
+        self.recent = recent
         self._sources = {source.file.name: source for source in sources}
         self._clock_ms = clock_ms
         self._loader = loader
@@ -156,6 +160,8 @@ class DataPlane:
         timing = Timing(started - inference.submitted_ns, ready - started, done - ready, end - done)
         stats.succeeded(timing, self._clock_ms())
         model.pace.took(len(inference.body), end - started)
+        if self.recent is not None and inference.counted:
+            self.recent.add(model.name, inference.form, inference.body, inference.header_length, body, header_length)
         return Answer(body, header_length)
 
     def runs_at_once(self, model: Model, inference: Inference) -> bool:
@@ -183,6 +189,7 @@ class DataPlane:
                 "provider": model.runtime.provider,
                 "runtime": file.runtime,
                 "precision": file.precision,
+                **({"keeps_state": True} if model.runtime.keeps_state else {}),
                 **({"picture": model.pictures.describe()} if model.pictures else {}),
                 **model.labels.describe(),
             },

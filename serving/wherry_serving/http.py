@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from wherry.errors import AdmissionError, ContractError, InputError, NotFound, WherryError
-from wherry.tensors import HEADER_LENGTH, PROBE
+from wherry.tensors import HEADER_LENGTH, PROBE, TOKEN
 from wherry_serving import metrics
 from wherry_serving.bodies import Bodies, BodyRefused, ClientGone, Hold, Limits, Receive, header_length
 from wherry_serving.codings import COMPRESS_FROM, choose, compress
@@ -22,6 +22,7 @@ from wherry_serving.dataplane import DataPlane, Inference
 from wherry_serving.decoding import PICTURE_TYPES
 from wherry_serving.dev_page import Headers, Page
 from wherry_serving.models import Model
+from wherry_serving.recent import RecentRequests
 from wherry_serving.worker import Worker
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -31,6 +32,7 @@ _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _PROBE = PROBE.lower().encode()
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
+_TOKEN = TOKEN.lower().encode()
 _READS = ("GET", "HEAD")
 _log = logging.getLogger("wherry_serving")
 
@@ -120,6 +122,8 @@ class HttpApp:
                 body = await self._bodies.read(dict(scope["headers"]), receive, hold)
             return _json(self._plane.index(_ready_only(body)))
         _allow(method, *_READS)
+        if path[:2] == ["wherry", "recent"] and self._plane.recent is not None:
+            return _recent(self._plane.recent, path[2:], dict(scope["headers"]))
         return self._read(path)
 
     def _read(self, path: list[str]) -> Reply:
@@ -187,6 +191,14 @@ class HttpApp:
             body = await asyncio.get_running_loop().run_in_executor(self._executor, compress, body, coding)
             extra.append((b"content-encoding", coding.encode()))
         return Reply(200, body, tuple(extra))
+
+
+def _recent(kept: RecentRequests, path: list[str], headers: Mapping[bytes, bytes]) -> Reply:
+    """The latest requests, for the agent alone."""
+    kept.check(headers.get(_TOKEN, b"").decode("latin-1"))
+    if not path:
+        return _json(kept.index())
+    return Reply(200, kept.one(path[0]).to_bytes(), (_BINARY,))
 
 
 def _inference(body: bytes, headers: Mapping[bytes, bytes]) -> Inference:

@@ -134,6 +134,7 @@ class SlowRuntime:
     go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     problem: Exception | None = None
     platform: str = "slow"
+    keeps_state: bool = False
     provider: str = "CPUExecutionProvider"
 
     @property

@@ -45,6 +45,10 @@ class Runtime(Protocol):
         """The execution provider that the session really uses."""
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether an answer depends on the requests before: such a model is not disturbed while it serves."""
+
+    @property
     def signature(self) -> Signature:
         """Inputs and outputs as the model file has them."""
 

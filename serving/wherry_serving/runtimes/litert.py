@@ -30,6 +30,7 @@ class LiteRuntime:
         self._file, self._path = file, path
         self._interpreter = self._open()
         self._used = False
+        self.keeps_state = file.reset == "never" and _has_variables(self._interpreter)
         self._inputs = {item["name"]: item for item in self._interpreter.get_input_details()}
         self._outputs = {item["name"]: item for item in self._interpreter.get_output_details()}
         self._shapes = self._own_shapes()
@@ -99,6 +100,14 @@ class LiteRuntime:
         item = self._outputs[name]
         array = np.asarray(self._interpreter.get_tensor(item["index"]))
         return array.astype(DTYPES["BYTES"]) if array.dtype.kind == "S" else array
+
+
+def _has_variables(interpreter: Any) -> bool:
+    """Whether a run leaves something for the next. An interpreter that does not say is taken to."""
+    try:
+        return any(item["op_name"] == "VAR_HANDLE" for item in interpreter._get_ops_details())
+    except (AttributeError, KeyError, TypeError):
+        return True
 
 
 def _interpreter_class(runtime: str) -> Any:

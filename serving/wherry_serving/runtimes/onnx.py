@@ -41,6 +41,7 @@ class OnnxRuntime:
     """An ONNX Runtime session."""
 
     platform = "onnxruntime_onnx"
+    keeps_state = False
 
     def __init__(self, file: ModelFile, path: Path) -> None:
         self._thing = f"model {file.name}"
