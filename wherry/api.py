@@ -262,7 +262,7 @@ class SlotTelemetry(_Model):
 
 
 class HostTelemetry(_Model):
-    """The newest host sample of a device."""
+    """The newest host sample of a device; see `wherry.messages.HostSample`."""
 
     device: DeviceId
     at: datetime
@@ -272,6 +272,12 @@ class HostTelemetry(_Model):
     disk_used_bytes: int
     disk_total_bytes: int
     temperatures: dict[str, float] = {}
+    watts: dict[str, float] = {}
+    throttled: list[str] | None = None
+    throttled_since_boot: list[str] = []
+    gpu_percent: float | None = None
+    gpu_memory_used_bytes: int | None = None
+    wear_percent: dict[str, float] = {}
 
 
 class TelemetrySummary(_Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -41,7 +42,7 @@ def telemetry_page(summary: TelemetrySummary, since: str) -> RenderableType:
     columns = ("device", "slot", "release", ">requests", ">failures", ">mean", ">p50", ">p95", ">p99")
     inference = table(columns, [_slot_row(slot) for slot in summary.slots], f"No inference in the last {since}.")
     hosts = table(
-        ("device", ">cpu", "memory", "disk", "temperatures"),
+        ("device", ">cpu", "memory", "disk", "temperatures", "hardware"),
         [_host_row(host) for host in summary.hosts],
         "No host samples.",
     )
@@ -73,7 +74,20 @@ def _host_row(host: HostTelemetry) -> tuple[RenderableType, ...]:
         share(host.memory_used_bytes, host.memory_total_bytes),
         share(host.disk_used_bytes, host.disk_total_bytes),
         heat or "-",
+        Text("\n".join(_hardware(host)) or "-", style="red" if host.throttled else ""),
     )
+
+
+def _hardware(host: HostTelemetry) -> Iterator[str]:
+    """What only some boards tell."""
+    if host.throttled:
+        yield f"slowed by {', '.join(host.throttled)}"
+    if host.throttled_since_boot:
+        yield f"slowed since boot by {', '.join(host.throttled_since_boot)}"
+    if host.gpu_percent is not None:
+        yield f"GPU {host.gpu_percent:.0f} %"
+    yield from (f"{rail} {watts:.1f} W" for rail, watts in host.watts.items())
+    yield from (f"{name} {used:.0f} % worn" for name, used in sorted(host.wear_percent.items()))
 
 
 def _completeness(summary: TelemetrySummary) -> Text:

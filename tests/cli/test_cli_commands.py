@@ -266,11 +266,15 @@ def test_telemetry_show(operator, server, make):
     host = {
         "device": "edge-1", "at": at, "cpu_percent": 7.4, "memory_used_bytes": 2_000_000_000,
         "memory_total_bytes": 8_000_000_000, "disk_used_bytes": 1, "disk_total_bytes": 0, "temperatures": {"cpu": 51.0},
+        "watts": {"VDD_IN": 6.24}, "throttled": ["under-voltage"], "throttled_since_boot": ["throttled"],
+        "gpu_percent": 48.2, "wear_percent": {"mmcblk0": 30.0},
     }  # fmt: skip
     server.telemetry = {"slots": [slot], "hosts": [host], "received": {"slot": 40}, "dropped": {"host": 3}}
     shown = operator("telemetry", "show", "--device", "edge-1", "--since", "15m").out
     for part in ("12,345", "0.85 ms", "250 ms", "7 %", "25 % of 8.0 GB", "cpu 51 °C", "drop 3 host"):
         assert part in shown
+    for part in ("slowed by", "under-voltage", "GPU 48 %", "VDD_IN 6.2 W", "mmcblk0 30 %"):
+        assert part in shown, shown
     assert operator("telemetry", "show", "--json").json["slots"][0]["requests"] == 12345
     assert "90s, 15m" in operator("telemetry", "show", "--since", "yesterday").err
 

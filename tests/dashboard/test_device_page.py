@@ -70,6 +70,8 @@ def host(at, share):
     return at, HostSample(
         cpu_percent=22 + 30 * share, memory_used_bytes=int(2.1e9 + 4e8 * share), memory_total_bytes=int(8e9),
         disk_used_bytes=int(21e9), disk_total_bytes=int(64e9), temperatures={"cpu": 51 + 8 * share, "gpu": 47.5},
+        watts={"VDD_IN": 6.24, "VDD_SOC": 1.5}, throttled=[], throttled_since_boot=["over-current"], gpu_percent=48.0,
+        gpu_memory_used_bytes=int(8e8), wear_percent={"mmcblk0": 30.0},
     )  # fmt: skip
 
 
@@ -141,6 +143,14 @@ def test_a_lock_and_a_problem_are_told(open_page):
     expect(page.locator("main")).to_contain_text(
         "registry registry.example: no answer within 10 s. Check the registry's"
     )
+
+
+def test_what_the_hardware_tells_is_shown(updated, open_page):
+    meters = open_page("/devices/press-4").locator("dl.meters")
+    for told in ("GPU48 %", "Life of mmcblk030 % used up", "PowerVDD_IN 6.2 W, VDD_SOC 1.5 W"):
+        expect(meters).to_contain_text(told)
+    expect(meters).to_contain_text("Slowed downnot now; since boot by over-current")
+    expect(meters.get_by_role("progressbar", name="Memory of the GPU")).to_have_attribute("value", "10")
 
 
 def test_deployments_show_phases_gates_and_what_changed(updated, open_page):

@@ -34,7 +34,7 @@ def slot(requests=10, version="1", counter=1, bin_=8, **fields):
 def host(temperature=50.0):
     return HostSample(
         cpu_percent=12.5, memory_used_bytes=2, memory_total_bytes=4, disk_used_bytes=1, disk_total_bytes=8,
-        temperatures={"cpu": temperature},
+        temperatures={"cpu": temperature}, watts={"VDD_IN": 6.2}, throttled=["temperature"], gpu_percent=48.0,
     )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ def test_a_batch_is_stored_and_acknowledged(api, send):
     assert (usage["requests"], usage["failures"], usage["mean_us"]) == (10, 0, 1000)
     assert 1131 < usage["p50_us"] < 1600
     assert found["hosts"][0]["temperatures"] == {"cpu": 50.0}
+    assert (found["hosts"][0]["watts"], found["hosts"][0]["throttled"]) == ({"VDD_IN": 6.2}, ["temperature"])
 
 
 def test_a_repeated_batch_changes_nothing_and_is_acknowledged_again(api, send):

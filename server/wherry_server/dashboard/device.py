@@ -59,11 +59,11 @@ class TwinSlot:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A share of something that the device has."""
+    """A share of something that the device has, or only words."""
 
     name: str
     text: str
-    percent: int
+    percent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +219,24 @@ def meters(host: HostTelemetry) -> list[Meter]:
         share("Disk", host.disk_used_bytes, host.disk_total_bytes),
     ]
     temperatures = sorted(host.temperatures.items(), key=lambda pair: -pair[1])[:4]
-    return found + [
-        Meter(f"{name} sensor", f"{value:.0f} °C", words.percent(value, 100)) for name, value in temperatures
-    ]
+    found += [Meter(f"{name} sensor", f"{value:.0f} °C", words.percent(value, 100)) for name, value in temperatures]
+    return found + _hardware(host)
+
+
+def _hardware(host: HostTelemetry) -> list[Meter]:
+    """What only some boards tell."""
+    found = []
+    if host.gpu_percent is not None:
+        found.append(Meter("GPU", f"{host.gpu_percent:.0f} %", words.percent(host.gpu_percent, 100)))
+    if host.gpu_memory_used_bytes is not None:
+        share = words.percent(host.gpu_memory_used_bytes, host.memory_total_bytes)
+        found.append(Meter("Memory of the GPU", words.size(host.gpu_memory_used_bytes), share))
+    for name, used in sorted(host.wear_percent.items()):
+        found.append(Meter(f"Life of {name}", f"{used:.0f} % used up", words.percent(used, 100)))
+    if host.watts:
+        found.append(Meter("Power", ", ".join(f"{rail} {watts:.1f} W" for rail, watts in host.watts.items())))
+    if host.throttled is not None:
+        now = f"by {', '.join(host.throttled)}" if host.throttled else "not now"
+        before = f"; since boot by {', '.join(host.throttled_since_boot)}" if host.throttled_since_boot else ""
+        found.append(Meter("Slowed down", now + before))
+    return found

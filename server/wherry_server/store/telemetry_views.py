@@ -107,16 +107,7 @@ def _hosts(session: Session, since: datetime, devices: Sequence[str] | None) -> 
 
 def _host(row: HostUsage) -> HostTelemetry:
     sample = HostSample.model_validate_json(row.sample)
-    return HostTelemetry(
-        device=row.device,
-        at=row.at,
-        cpu_percent=sample.cpu_percent,
-        memory_used_bytes=sample.memory_used_bytes,
-        memory_total_bytes=sample.memory_total_bytes,
-        disk_used_bytes=sample.disk_used_bytes,
-        disk_total_bytes=sample.disk_total_bytes,
-        temperatures=sample.temperatures,
-    )
+    return HostTelemetry.model_validate(sample.model_dump() | {"device": row.device, "at": row.at})
 
 
 def _record_counts(
