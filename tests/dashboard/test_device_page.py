@@ -147,10 +147,10 @@ def test_a_lock_and_a_problem_are_told(open_page):
 
 def test_what_the_hardware_tells_is_shown(updated, open_page):
     meters = open_page("/devices/press-4").locator("dl.meters")
-    for told in ("GPU48 %", "Life of mmcblk030 % used up", "PowerVDD_IN 6.2 W, VDD_SOC 1.5 W"):
+    for told in ("GPU48 %", "mmcblk0 wear30 % used up", "PowerVDD_IN 6.2 W, VDD_SOC 1.5 W"):
         expect(meters).to_contain_text(told)
-    expect(meters).to_contain_text("Slowed downnot now; since boot by over-current")
-    expect(meters.get_by_role("progressbar", name="Memory of the GPU")).to_have_attribute("value", "10")
+    expect(meters).to_contain_text("Slowednot now; since boot by over-current")
+    expect(meters.get_by_role("progressbar", name="GPU memory")).to_have_attribute("value", "10")
 
 
 def test_deployments_show_phases_gates_and_what_changed(updated, open_page):

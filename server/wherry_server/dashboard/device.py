@@ -230,13 +230,13 @@ def _hardware(host: HostTelemetry) -> list[Meter]:
         found.append(Meter("GPU", f"{host.gpu_percent:.0f} %", words.percent(host.gpu_percent, 100)))
     if host.gpu_memory_used_bytes is not None:
         share = words.percent(host.gpu_memory_used_bytes, host.memory_total_bytes)
-        found.append(Meter("Memory of the GPU", words.size(host.gpu_memory_used_bytes), share))
+        found.append(Meter("GPU memory", words.size(host.gpu_memory_used_bytes), share))
     for name, used in sorted(host.wear_percent.items()):
-        found.append(Meter(f"Life of {name}", f"{used:.0f} % used up", words.percent(used, 100)))
+        found.append(Meter(f"{name} wear", f"{used:.0f} % used up", words.percent(used, 100)))
     if host.watts:
         found.append(Meter("Power", ", ".join(f"{rail} {watts:.1f} W" for rail, watts in host.watts.items())))
     if host.throttled is not None:
         now = f"by {', '.join(host.throttled)}" if host.throttled else "not now"
         before = f"; since boot by {', '.join(host.throttled_since_boot)}" if host.throttled_since_boot else ""
-        found.append(Meter("Slowed down", now + before))
+        found.append(Meter("Slowed", now + before))
     return found
