@@ -20,12 +20,13 @@ from wherry.tensors import HEADER_LENGTH, Tensor, decode_response, encode_reques
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One request: when it was sent (monotonic seconds), how long it took, what came."""
+    """One request: when it was sent (monotonic seconds), how long it took, what came; on a kept connection or not."""
 
     at: float
     seconds: float
     problem: str | None
     version: str
+    kept: bool = False
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Load:
                 if connection is not None:
                     connection.close()
                 connection = None
-            self.answers.append(Answer(began, time.monotonic() - began, problem, version))
+            self.answers.append(Answer(began, time.monotonic() - began, problem, version, number % 2 == 0))
         if connection is not None:
             connection.close()
 
