@@ -137,13 +137,14 @@ def test_the_twin_says_in_words_where_it_drifts(site, open_page):
     expect(page.locator("main")).to_contain_text("It has the newest assignment, number 3.")
 
 
-def test_a_lock_and_a_problem_are_told(open_page):
-    page = open_page("/devices/camera-0018")
-    expect(page.locator("main")).to_contain_text("recorder holds off swaps (a shift is being recorded), for ")
-    page = open_page("/devices/camera-0009")
-    expect(page.locator("main")).to_contain_text(
-        "registry registry.example: no answer within 10 s. Check the registry's"
-    )
+def test_a_lock_and_a_problem_are_told(updated, open_page):
+    lock = UpdateLock(holder="press", reason="a run is on", expires=datetime.now(UTC) + timedelta(hours=1, minutes=5))
+    problem = Problem(code="adapter.registry", thing="registry r", reason="no answer", fix="Ask `wherry-agent doctor`")
+    updated.reports(updated.serves("2.0.0"), sequence=1, lock=lock, problem=problem)
+    page = open_page("/devices/press-4")
+    expect(page.locator("main")).to_contain_text("press holds off swaps (a run is on), for 1 h")
+    expect(page.locator("main")).to_contain_text("registry r: no answer. Ask wherry-agent doctor.")
+    expect(page.locator("main code", has_text="wherry-agent doctor")).to_be_visible()
 
 
 def test_what_the_hardware_tells_is_shown(updated, open_page):

@@ -104,7 +104,7 @@ def test_the_page_says_what_runs_what_should_and_why_not(context, api, owner, de
     telemetry.ingest(context, TelemetryBatch(device="dev-1", stream="s", records=numbered))
     text = words_of(page())
     for words in (
-        "1 device ", "dev-1", "drifting", "generic-amd64", "main vision 1.0 → but should serve vision 2.0",
+        "1 device ", "dev-1", "drifting", "generic-amd64", "main vision 1.0 → but should serve 2.0",
         "rejected vision 2.0", "golden gate: case 3 differs by 0.412", "1.58 ms", "7 failed", "61 °C",
         "#2 vision 2.0 failed", "to all devices, slot main",
     ):  # fmt: skip

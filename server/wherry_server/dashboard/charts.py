@@ -12,6 +12,9 @@ from wherry.api import HostSeries, TelemetrySeries, VersionSeries
 LineTone = Literal["accent", "good", "warn", "bad", "busy", "quiet"]
 VERSION_TONES: tuple[LineTone, ...] = ("accent", "warn", "busy", "good", "quiet")
 
+_UNSURE = 3
+"""How many of the newest steps may lack what devices have not sent yet."""
+
 
 class Line(BaseModel):
     """One line; a value is None where nothing was measured."""
@@ -77,7 +80,10 @@ def host_charts(series: TelemetrySeries) -> dict[str, Chart]:
 
 
 def served_steps(version: VersionSeries, series: TelemetrySeries) -> range:
-    """The steps from its first request on, to the last one when another version was asked later."""
+    """The steps from its first request on; to the last one when another version was asked later.
+
+    The newest steps are unfinished or still on their way, so nothing in them is no zero either.
+    """
 
     def asked(found: VersionSeries) -> list[int]:
         counts = zip(found.requests, found.failures, strict=True)
@@ -87,7 +93,8 @@ def served_steps(version: VersionSeries, series: TelemetrySeries) -> range:
     if not steps:
         return range(0)
     latest = max(max(asked(other), default=0) for other in series.versions)
-    return range(steps[0], steps[-1] + 1 if steps[-1] < latest else len(series.times))
+    over = steps[-1] < latest or steps[-1] >= len(series.times) - _UNSURE
+    return range(steps[0], steps[-1] + 1 if over else len(series.times))
 
 
 def _within(steps: range, values: Sequence[float | None]) -> list[float | None]:

@@ -213,7 +213,7 @@ def slot_row(
     used = next((found for found in usage if serving and is_of(found, name, serving)), None)
     return SlotRow(
         name=name,
-        desired=label(desired),
+        desired=short_label(desired, serving),
         reported=label(serving),
         drifts=not same(desired, serving),
         sick=bool(slot and serving and not slot.healthy),
@@ -231,6 +231,11 @@ def is_of(used: SlotTelemetry, slot: str, release: ReleaseRef) -> bool:
 def label(ref: ReleaseRef | None) -> str:
     """A release as people say it."""
     return f"{ref.model} {ref.version}" if ref else "nothing"
+
+
+def short_label(ref: ReleaseRef | None, beside: ReleaseRef | None) -> str:
+    """The version alone where another one of the same model stands beside it."""
+    return ref.version if ref and beside and ref.model == beside.model else label(ref)
 
 
 def outcome(report: DeploymentReport, now: datetime) -> Outcome:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from wherry.api import SlotTelemetry
-from wherry_server.dashboard import fleet
+from wherry_server.dashboard import fleet, words
 from wherry_server.dashboard.frame import FrameDep, page_router
 from wherry_server.services.context import Context
 from wherry_server.store import rollout_views
@@ -65,7 +65,7 @@ def read_page(context: Context, session: Session, query: fleet.FleetQuery, after
         tiles=fleet.make_tiles(fleet_counts(session), query),
         devices=devices,
         rollouts=rollouts,
-        total=fleet.words.number(listing.total),
+        total=words.number(listing.total),
         first=query.address() if after else "",
         next=query.address(after=listing.next) if listing.next else "",
         profiles=profiles,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
@@ -74,6 +76,7 @@ class Frame:
             lstrip_blocks=True,
             undefined=StrictUndefined,
         )
+        self._templates.filters["prose"] = prose
         self._templates.globals.update(
             asset=asset_address,
             navigation=NAVIGATION,
@@ -111,6 +114,11 @@ class Frame:
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         back = f"?next={quote(path, safe='/')}" if request.method == "GET" and path != "/" else ""
         return RedirectResponse(f"/login{back}", status_code=303, headers=HEADERS)
+
+
+def prose(text: str) -> Markup:
+    """Text with its `commands` set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  escaped before
 
 
 def done(address: str, notice: str = "") -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -51,12 +51,12 @@ async def _diagnose(request: Request, frame: FrameDep, device: DevicePath) -> Re
     return await _answer(request, frame, device, "Diagnosis", diagnosis=answer, problem=problem)
 
 
-async def _answer(request: Request, frame: FrameDep, device: str, title: str, **found: object) -> Response:
+async def _answer(request: Request, frame: FrameDep, device: str, title: str, **found: Any) -> Response:
     values = {"logs": None, "diagnosis": None, "slot": "", "problem": None} | found
     return await run_in_threadpool(_render, request, frame, device, title, values)
 
 
-def _render(request: Request, frame: FrameDep, device: str, title: str, values: dict[str, object]) -> Response:
+def _render(request: Request, frame: FrameDep, device: str, title: str, values: dict[str, Any]) -> Response:
     with frame.context.store.read() as session:
         slots = slot_names(device_view(session, device))
     now = frame.context.clock()

@@ -165,7 +165,7 @@ def swapped_at(report: DeploymentReport) -> datetime | None:
 def compare(report: DeploymentReport, now: datetime, ask: Ask) -> list[Comparison]:
     """The release before and the one after the swap, half an hour each."""
     at = swapped_at(report)
-    if at is None or report.previous is None:
+    if at is None or report.previous is None or report.previous.digest == report.release.digest:
         return []
     before = ask(report.slot, report.previous, at - COMPARED, at)
     after = ask(report.slot, report.release, at, min(at + COMPARED, now))
@@ -195,4 +195,4 @@ def _error_rate(before: Answered, after: Answered) -> Comparison:
         change, tone = "more errors", "bad" if rates[1] > rates[0] + 0.001 else "quiet"
     elif rates[1] < rates[0]:
         change, tone = "fewer errors", "good"
-    return Comparison("error rate", *(f"{100 * rate:.2f} %" for rate in rates), change, tone)
+    return Comparison("error rate", f"{100 * rates[0]:.2f} %", f"{100 * rates[1]:.2f} %", change, tone)
