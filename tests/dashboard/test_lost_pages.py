@@ -15,7 +15,7 @@ def test_a_wrong_address_is_a_page_for_people_and_an_error_for_programs(
     site: Any, open_page: Callable[..., Page], shoot: Any
 ) -> None:
     page = open_page("/no/such/page", allow=("404",))
-    expect(page.get_by_role("heading", level=1)).to_contain_text("page /no/such/page")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Page /no/such/page")
     expect(page.get_by_role("main")).to_contain_text("does not exist")
     expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
     shoot(page, "error-404")

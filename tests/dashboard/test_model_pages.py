@@ -133,5 +133,5 @@ def test_numbers_are_there_without_scripts(open_page: Callable[..., Page]) -> No
 
 def test_an_unknown_model_is_a_page_with_a_way_on(open_page: Callable[..., Page]) -> None:
     page = open_page("/models/nothing", allow=("404",))
-    expect(page.get_by_role("main")).to_contain_text("model nothing does not exist.")
+    expect(page.get_by_role("main")).to_contain_text("Model nothing does not exist.")
     expect(page.get_by_role("main")).to_contain_text("wherry release list")

@@ -303,4 +303,4 @@ def test_devices_that_do_not_fit_are_named_with_the_reason(
 
 def test_an_unknown_release_is_a_page_with_a_way_on(open_page: Callable[..., Page]) -> None:
     page = open_page("/releases/vision/9", allow=("404",))
-    expect(page.get_by_role("main")).to_contain_text("release vision 9 does not exist.")
+    expect(page.get_by_role("main")).to_contain_text("Release vision 9 does not exist.")

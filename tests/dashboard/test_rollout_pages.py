@@ -197,7 +197,7 @@ def test_the_page_follows_by_itself_what_others_do(
 
 def test_what_makes_no_sense_is_answered_in_words(site: Any, open_page: Callable[..., Page]) -> None:
     page = open_page("/rollouts/4040404", allow=("404", "409", "422", "403"))
-    expect(page.get_by_role("main")).to_contain_text("rollout 4040404 does not exist.")
+    expect(page.get_by_role("main")).to_contain_text("Rollout 4040404 does not exist.")
     done = site.seeded.rollouts[0]
     ours = {"Origin": site.url, "Sec-Fetch-Site": "same-origin"}
     answers = {
