@@ -26,6 +26,7 @@ nft nftables the agent switches a slot's port with it
 mosquitto mosquitto the MQTT broker of the control channel
 docker-registry docker-registry the OCI registry that holds the images
 mmdebstrap mmdebstrap builds the images' base layer from Debian packages
+npm npm fetches the scripts that the dashboard loads in a browser
 LIST
   [ "$what" = demo ] || cat <<'LIST'
 /usr/bin/qemu-aarch64-static qemu-user-static runs arm64 images on this machine, for tests
@@ -37,8 +38,6 @@ curl curl fetches install.sh as its users do, for tests
 /bin/busybox busybox-static the smallest container image, for tests
 promtool prometheus checks and tries the alert rules, for tests
 docker-compose docker-compose checks deploy/compose.yaml, for tests
-systemd-analyze systemd checks the units, for tests
-npm npm fetches the scripts that the dashboard loads in a browser
 /usr/bin/chromium chromium opens the dashboard's pages, for tests
 LIST
 }
@@ -91,5 +90,5 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   .venv/bin/uv pip install -q -p .venv/bin/python --no-deps --no-build-isolation -e .
   echo "$want" >"$stamp"
 fi
-if [ "$what" = demo ]; then bash scripts/assets.sh --if-possible; else bash scripts/assets.sh; fi
+bash scripts/assets.sh
 bash scripts/engine.sh start
