@@ -24,7 +24,9 @@ from wherry.release import (
     RunSpec,
     Signature,
     SignatureGate,
+    SoakGate,
     TensorSpec,
+    UnknownGate,
 )
 from wherry_server.dashboard import release_rows as rows
 from wherry_server.dashboard.release_image import gate_row, image_card, layer_parts, needs_words
@@ -76,6 +78,8 @@ def test_layers_are_stacked_from_the_bottom_and_fill_the_bar():
         ),
         (LatencyGate(p95_ms=80), "answered fast enough", {"p95 at most": "80 ms"}),
         (HttpGate(path="/live", status=204), "GET /live answers 204", {}),
+        (SoakGate(least=30), "Real traffic after the switch", {"least": "30", "factor": "3", "deadline": "60 s"}),
+        (UnknownGate(kind="moon", phase="full"), "does not know what it asks", {"phase": "full"}),
     ],
 )
 def test_gates_are_sentences_with_their_settings(gate, asks, settings):

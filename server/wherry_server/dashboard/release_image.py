@@ -167,7 +167,8 @@ def run_words(run: RunSpec) -> list[tuple[str, str]]:
 def gate_row(gate: Gate) -> GateRow:
     """A gate as a sentence and its settings."""
     asks, settings = _gate(gate)
-    return GateRow(gate.kind, asks, [*settings, ("deadline", f"{gate.deadline_seconds} s")])
+    deadline = getattr(gate, "deadline_seconds", None)  # a gate that this program does not know may have none
+    return GateRow(gate.kind, asks, [*settings, ("deadline", f"{deadline} s")] if deadline else settings)
 
 
 def _gate(gate: Gate) -> tuple[str, list[tuple[str, str]]]:
@@ -185,6 +186,24 @@ def _gate(gate: Gate) -> tuple[str, list[tuple[str, str]]]:
             return "The golden cases are answered fast enough", [("p95 at most", f"{gate.p95_ms} ms")]
         case HttpGate():
             return f"GET {gate.path} answers {gate.status}", []
+        case _:
+            return _ASKS.get(gate.kind, "This server does not know what it asks"), _fields(gate)
+
+
+_ASKS = {
+    "memory": "The container holds no more memory than this after the golden cases",
+    "temperature": "No sensor of the device is warmer than this after the candidate worked",
+    "tcp": "The port takes a connection and keeps it",
+    "rehearsal": "Answers to the last requests of callers agree with those of the version that serves",
+    "shadow": "Answers to what callers ask meanwhile agree with those of the version that serves",
+    "soak": "Real traffic after the switch crashes, fails and slows no more than before",
+}
+
+
+def _fields(gate: Gate) -> list[tuple[str, str]]:
+    """Settings as they were signed; zeros and empty ones leave it to the device."""
+    signed = gate.model_dump(exclude={"kind", "deadline_seconds"})
+    return [(name.replace("_", " "), str(value)) for name, value in signed.items() if value not in (0, "0", "", None)]
 
 
 def _tensors(image: ReleaseImage) -> list[tuple[str, str, str]]:
