@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Copies what the dashboard loads in a browser (htmx, idiomorph, uPlot) from npm's packages, pinned by
 # server/dashboard-assets/package-lock.json, to where the server and the wheel take it from. Nothing of it is
-# committed and nothing is fetched at run time. Usage: scripts/assets.sh [--if-possible]
-#   --if-possible   without npm, say what is missing and go on: the pages work without scripts
+# committed and nothing is fetched at run time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source=server/dashboard-assets
@@ -14,7 +13,6 @@ want=$(cat "$source/package-lock.json" scripts/assets.sh | sha256sum | cut -d' '
 [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -d "$source/node_modules" ] && exit 0
 if ! command -v npm >/dev/null; then
   say "npm is not installed, so the dashboard has no live updates and no charts. Install it and run \`make assets\`." >&2
-  [ "${1:-}" = --if-possible ] && exit 0
   exit 1
 fi
 
