@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wherry import __version__
 from wherry.errors import AdmissionError, FitError, Rejected, Revoked, WherryError
 from wherry.profile import DeviceProfile, HostFacts, misfits
+from wherry.release import Signature, TensorSpec, UnknownGate
 from wherry_agent.assignment import Marks, TrustedImage
 from wherry_agent.entry import Rejection, withdrawn
 from wherry_agent.ports import Room
@@ -21,6 +23,7 @@ def admit(
     rejected: Mapping[str, Rejection],
     marks: Marks,
     watermark_bytes: int,
+    running: TrustedImage | None = None,
 ) -> WherryError | None:
     """None when the release may be tried, else why not.
 
@@ -32,6 +35,7 @@ def admit(
         rejected: digests that failed here.
         marks: they name what the owner withdrew.
         watermark_bytes: free disk that must remain.
+        running: what callers of the slot are used to.
     """
     name = f"release {image.image.label()}"
     if withdrawn(image, marks):
@@ -41,7 +45,55 @@ def admit(
     reasons = misfits(image.image, profile, facts) if profile else []
     if reasons:
         return FitError(name, "; ".join(reasons))
-    return _room(name, image, room, watermark_bytes)
+    return _unknown(name, image) or _breaks(name, image, running) or _room(name, image, room, watermark_bytes)
+
+
+def _unknown(name: str, image: TrustedImage) -> WherryError | None:
+    """A gate that cannot be asked is never skipped."""
+    kinds = [repr(gate.kind) for gate in image.image.gates if isinstance(gate, UnknownGate)]
+    if not kinds:
+        return None
+    reason = f"asks for gates that this agent ({__version__}) does not know: {', '.join(kinds)}"
+    return AdmissionError(name, reason, "Update the agent of this device")
+
+
+def _breaks(name: str, image: TrustedImage, running: TrustedImage | None) -> WherryError | None:
+    """Other inputs or outputs than callers are used to, unless the owner says that they know."""
+    if running is None or image.image.breaking or running.image.model != image.image.model:
+        return None
+    old, new = running.image.signature, image.image.signature
+    problems = differences(old, new) if old and new else []
+    if not problems:
+        return None
+    reason = f"breaks callers of version {running.image.version}: {'; '.join(problems)}"
+    return AdmissionError(name, reason, "Package it with --breaking when its callers are ready, or give it a new name")
+
+
+def differences(old: Signature, new: Signature) -> list[str]:
+    """What callers of one signature would not find in the other, in words.
+
+    More outputs, and an input whose size becomes free, hurt nobody.
+    """
+    found = [
+        f"input {spec.name!r} is new" for spec in new.inputs if spec.name not in {other.name for other in old.inputs}
+    ]
+    for side, before, after in (("input", old.inputs, new.inputs), ("output", old.outputs, new.outputs)):
+        by_name = {spec.name: spec for spec in after}
+        for spec in before:
+            other = by_name.get(spec.name)
+            if other is None:
+                found.append(f"{side} {spec.name!r} is gone")
+            elif not _alike(side, spec, other):
+                found.append(f"{side} {spec.name!r} is {other.datatype}{other.shape}, was {spec.datatype}{spec.shape}")
+    return found
+
+
+def _alike(side: str, before: TensorSpec, after: TensorSpec) -> bool:
+    if (before.datatype, len(before.shape)) != (after.datatype, len(after.shape)):
+        return False
+    return all(
+        old == new or (side == "input" and new == -1) for old, new in zip(before.shape, after.shape, strict=True)
+    )
 
 
 def _room(name: str, image: TrustedImage, room: Room, watermark_bytes: int) -> WherryError | None:

@@ -24,6 +24,7 @@ from wherry_agent.enrolment import Renewer
 from wherry_agent.events import AssignmentReceived, Event, Stop, Tick
 from wherry_agent.executor import Executor, Settings
 from wherry_agent.fetch.registry import RegistryFetcher
+from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.host import Host, read_facts
 from wherry_agent.identity_store import Identity, IdentityStore
 from wherry_agent.journal import Journal
@@ -148,13 +149,14 @@ def _assemble(
     fetcher = RegistryFetcher(
         device.engine, config.engine_url, config.pull_stall_seconds, config.pull_deadline_seconds
     )  # fmt: skip
+    golden_cases = GoldenCases(device.engine, prober, config.golden_limit_mb * 1_048_576)
     samplers: list[Sampler] = []
     executor = Executor(
         Settings(identity.device, range(config.first_port, config.last_port + 1)),
         device.engine,
         fetcher,
         device.route,
-        Examiner(device.engine, prober, config.patience()),
+        Examiner(device.engine, prober, config.patience(), host, golden_cases),
         host,
         before_stop=lambda: samplers[0].farewell(),
     )
@@ -162,7 +164,10 @@ def _assemble(
     journal = Journal(state / "journal.db", identity.device, config.limits())
     trust = make_trust(state, identity.device, identity.profile, identity.server_url, identity.ca_file)
     lock = LockFile(state)
-    world = World(device.engine, device.route, host, prober, trust, client, link, spool, lock, now, inbox.put)
+    world = World(
+        device.engine, device.route, host, prober, trust, client, link, spool, lock, now, inbox.put,
+        golden_cases.recheck,
+    )  # fmt: skip
     local, status = LocalApi(state, lock, config.local_group, now), write_status(state)
 
     def publish(report: StateReport) -> None:
@@ -202,6 +207,7 @@ def _policy(config: AgentConfig, identity: Identity, device: Device, facts: Host
         route_check_seconds=config.route_check_seconds,
         report_seconds=config.report_seconds,
         unready_restarts=config.unready_restarts,
+        golden_seconds=config.golden_seconds,
     )
 
 

@@ -44,6 +44,7 @@ class AgentConfig(BaseModel):
         backoff_base_seconds, backoff_max_seconds: waits after failures.
         pull_stall_seconds, pull_deadline_seconds: longest silence and length of a pull.
         golden_limit_mb: largest golden.json read.
+        golden_seconds: how often the golden cases of what serves are asked again.
         spool_mb: disk for telemetry that waits.
         local_group: members of this group of the device may hold the update lock through the local API.
         log_level: of the log on standard error.
@@ -76,6 +77,7 @@ class AgentConfig(BaseModel):
     pull_stall_seconds: _Seconds = 60
     pull_deadline_seconds: _Seconds = 1800
     golden_limit_mb: int = Field(default=64, ge=1)
+    golden_seconds: _Seconds = 900
     spool_mb: int = Field(default=16, ge=1)
     local_group: str = ""
     log_level: str = "INFO"
@@ -90,7 +92,7 @@ class AgentConfig(BaseModel):
 
     def patience(self) -> Patience:
         """How long a candidate is looked at."""
-        return Patience(soak_seconds=self.soak_seconds, golden_limit=self.golden_limit_mb * 1_048_576)
+        return Patience(soak_seconds=self.soak_seconds)
 
     def table(self, device: str) -> str:
         """The nftables table of this device, so that two agents on one machine do not meet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import grp
 import logging
+import secrets
 import sys
 import tarfile
 import warnings
@@ -18,6 +19,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from wherry.errors import Conflict, EngineError, NotFound, Tampered, WherryError
+from wherry.gates import recorded_requests
 from wherry.profile import RunOptions
 from wherry.release import LABEL
 from wherry_agent.archive import first_file
@@ -39,6 +41,7 @@ _IMAGE = TypeAdapter(TrustedImage)
 _USER = "65532:65532"
 _DRAIN_MARGIN_SECONDS = 2
 _NANO = 1_000_000_000
+_TOKEN = "WHERRY_CONTROL_TOKEN"  # noqa: S105 - the name of a variable
 
 
 class DockerEngine:
@@ -131,7 +134,7 @@ class DockerEngine:
                 image_id,
                 command=run.command or None,
                 user=_USER,
-                environment={**run.env, "WHERRY_DRAIN_SECONDS": str(run.drain_seconds), **self._options.env},
+                environment=_environment(image) | self._options.env,
                 ports=[run.port],
                 labels=_labels(self._device, slot, image, port, slot_port),
                 name=name,
@@ -224,6 +227,17 @@ class DockerEngine:
                 raise NotFound(f"file {path} of container {name}", "does not exist") from None
             return first_file(stream, path, limit)
 
+    def memory_bytes(self, name: str) -> int | None:
+        """What the container's processes hold; file cache, which the kernel takes back, does not count."""
+        self._ours(name)
+        with _wrapped(f"memory of container {name}"):
+            found = self._client.stats(name, stream=False, one_shot=True).get("memory_stats", {})
+        if "usage" not in found:
+            return None
+        detail = found.get("stats", {})
+        cache = sum(detail.get(f"total_{kind}", detail.get(kind, 0)) for kind in ("inactive_file", "active_file"))
+        return max(0, int(found["usage"]) - int(cache))
+
     def last_words(self, name: str) -> str:
         """The end of the container's log, one line; empty when there is none to be had."""
         try:
@@ -269,6 +283,15 @@ def _cause(error: BaseException) -> str:
     return text.rpartition("(")[2].rstrip(")") if text.count("(") > 2 else text[:200]
 
 
+def _environment(image: TrustedImage) -> dict[str, str]:
+    """What the owner signed, and what the model server must know. Its token is made here and stays in the engine."""
+    run, recorded = image.image.run, recorded_requests(image.image.gates)
+    found = {**run.env, "WHERRY_DRAIN_SECONDS": str(run.drain_seconds)}
+    if recorded:
+        found |= {"WHERRY_REHEARSAL": str(recorded), _TOKEN: secrets.token_urlsafe(24)}
+    return found
+
+
 def _labels(device: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> dict[str, str]:
     values = {
         "device": device, "slot": slot, "release": image.digest, "role": "model", "model": image.image.model,
@@ -312,6 +335,8 @@ def _from_inspect(item: Mapping[str, Any]) -> Container:
         restart=item["HostConfig"]["RestartPolicy"]["Name"] or "no",
         exit_code=state["ExitCode"],
         oom_killed=state["OOMKilled"],
+        restarts=int(item.get("RestartCount") or 0),
+        token=next((e.partition("=")[2] for e in item["Config"].get("Env") or [] if e.startswith(_TOKEN + "=")), ""),
     )
 
 

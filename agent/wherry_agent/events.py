@@ -123,6 +123,15 @@ class HealthChecked:
     ok: bool
 
 
+@dataclass(frozen=True, slots=True)
+class GoldenRechecked:
+    """What the golden cases of a serving container gave when asked again."""
+
+    slot: str
+    container: str
+    result: GateResult
+
+
 News = StepProgress | GateAsked
 """What a running step tells of itself."""
 
@@ -138,4 +147,5 @@ Event = (
     | GateAsked
     | StepFinished
     | HealthChecked
+    | GoldenRechecked
 )

@@ -66,6 +66,8 @@ class Executor:
                 return Done()
             if isinstance(step, steps.Probe | steps.Soak):
                 return self._examine(step, cancel, tell)
+            if isinstance(step, steps.FallBack):
+                return self._fall_back(step, cancel)
             _ACTIONS[type(step)](self, step)
         except StepCancelled:
             return Cancelled()
@@ -100,10 +102,23 @@ class Executor:
     ) -> Outcome:  # fmt: skip
         name = self._name(step.slot, step.image)
         look = self._examiner.probe if isinstance(step, steps.Probe) else self._examiner.soak
-        verdict: Verdict = look(name, step.image, cancel, lambda gate, seconds: tell(GateAsked(step, gate, seconds)))
+        beside = self._name(step.slot, step.beside) if step.beside else None
+        verdict: Verdict = look(
+            name, step.image, cancel, lambda gate, seconds: tell(GateAsked(step, gate, seconds)), beside
+        )  # fmt: skip
         if verdict.failure is None:
             return Done(verdict.gates)
         return Failed(verdict.failure, verdict.blame, verdict.gates)
+
+    def _fall_back(self, step: steps.FallBack, cancel: Cancel) -> Outcome:
+        """Bring the release before up and through its gates; only then callers are turned to it."""
+        self._ensure_serving(steps.EnsureServing(step.slot, step.image, step.slot_port))
+        name = self._name(step.slot, step.image)
+        verdict = self._examiner.probe(name, step.image, cancel, lambda *_: None)
+        if verdict.failure is not None:
+            return Failed(verdict.failure, "world", verdict.gates)
+        self._turn(step.slot_port, self._port(name))
+        return Done(verdict.gates)
 
     def _stage(self, step: steps.Stage) -> None:
         self._create(step.slot, step.image, step.slot_port)

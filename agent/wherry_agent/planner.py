@@ -154,8 +154,13 @@ def choose_mode(
     return "overlap" if not known_good_runs or room >= image.image.run.memory_mb else "replace"
 
 
+def _beside(view: _View) -> TrustedImage | None:
+    """What the candidate can be compared with on this device."""
+    return view.slot.known_good if view.runs(view.slot.known_good) else None
+
+
 def _probe(view: _View, image: TrustedImage) -> list[Step]:
-    return [Probe(view.slot.slot, image)]
+    return [Probe(view.slot.slot, image, _beside(view))]
 
 
 def _switch(view: _View, image: TrustedImage) -> list[Step]:
@@ -163,7 +168,7 @@ def _switch(view: _View, image: TrustedImage) -> list[Step]:
 
 
 def _soak(view: _View, image: TrustedImage) -> list[Step]:
-    return [Soak(view.slot.slot, image)]
+    return [Soak(view.slot.slot, image, _beside(view))]
 
 
 def _commit(view: _View, image: TrustedImage) -> list[Step]:

@@ -64,6 +64,8 @@ class Container:
         slot_port: the slot's stable port when it was made.
         restart: its restart policy, where it was asked for.
         exit_code, oom_killed: of an exited container, where it was asked for.
+        restarts: how often the engine brought it back by itself, where it was asked for.
+        token: by which its model server knows this agent, where it was asked for.
     """
 
     name: str
@@ -76,11 +78,30 @@ class Container:
     restart: str | None = None
     exit_code: int | None = None
     oom_killed: bool = False
+    restarts: int = 0
+    token: str = field(default="", repr=False)
 
     @property
     def running(self) -> bool:
         """Whether its process runs, or the engine is bringing it back."""
         return self.state in ("running", "restarting")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A request that a model server answered, and its answer.
+
+    Attributes:
+        form: "tensors", or a "picture" file.
+        request, request_header: the body as it came, and where its JSON ends.
+        outputs: tensors of the answer.
+    """
+
+    number: int
+    form: str
+    request: bytes
+    request_header: int | None
+    outputs: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +194,9 @@ class Engine(Protocol):
             NotFound: no such file.
         """
 
+    def memory_bytes(self, name: str) -> int | None:
+        """Memory that a running container holds and that cannot be taken back; None where the engine does not say."""
+
     def last_words(self, name: str) -> str:
         """The end of the container's log, one line, for the reason of a failure."""
 
@@ -215,6 +239,21 @@ class Prober(Protocol):
     def infer(self, base_url: str, model: str, case: GoldenCase, timeout: float) -> tuple[Sequence[Any], float]:
         """Post a case's inputs in binary form; the output tensors and the seconds it took."""
 
+    def keeps_connection(self, port: int, timeout: float) -> bool:
+        """Whether a loopback port takes a connection and does not close it at once."""
+
+    def stats(self, base_url: str, model: str, timeout: float) -> Any:
+        """The model's statistics document."""
+
+    def recent(self, base_url: str, token: str, model: str, timeout: float) -> Sequence[int]:
+        """Numbers of the latest requests that the server keeps, oldest first; none where it keeps none."""
+
+    def recorded(self, base_url: str, token: str, number: int, timeout: float) -> Recorded | None:
+        """One of them; None when it has given way."""
+
+    def replay(self, base_url: str, model: str, recorded: Recorded, timeout: float) -> tuple[Sequence[Any], float]:
+        """Ask it again, as it came; the output tensors and the seconds it took."""
+
 
 class Host(Protocol):
     """The device itself."""
@@ -230,6 +269,9 @@ class Host(Protocol):
 
     def disk_free_bytes(self) -> int:
         """Free on the filesystem that holds images."""
+
+    def temperatures(self) -> Mapping[str, float]:
+        """Degrees Celsius by sensor, as far as there are any."""
 
     def port_free(self, port: int) -> bool:
         """Whether nothing listens on this loopback port."""

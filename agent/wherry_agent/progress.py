@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from wherry.errors import Tampered, WherryError
+from wherry.errors import GateFailed, Tampered, WherryError
 from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.assignment import Marks, TrustedImage
@@ -292,6 +292,23 @@ def _after_rollback(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datet
     return _with(entry, replace(slot, deployment=moved, litter=(*slot.litter, trial.image)), rejected=rejected)
 
 
+def _after_fall_back(
+    entry: Entry, slot: SlotEntry, step: steps.FallBack, now: datetime, _limits: Limits
+) -> Entry:  # fmt: skip
+    """The release before is known-good again; the other is not tried again by itself."""
+    error = GateFailed(
+        f"release {step.rejected.image.label()}", f"golden gate, after it was committed: {step.why.detail}"
+    )
+    problem, last = problem_of(error), slot.deployment
+    if last and same(last.image, step.rejected) and allows(last.phase, "fall_back"):
+        last = _moved(last, "fall_back", now, problem=problem, gates=(*last.gates, step.why))
+    fresh = replace(
+        slot, known_good=step.image, previous=None, deployment=last, litter=(*slot.litter, step.rejected), since=now
+    )  # fmt: skip
+    rejection = Rejection(step.rejected.digest, slot.slot, problem, now)
+    return _with(entry, fresh, rejected={**entry.rejected, step.rejected.digest: rejection})
+
+
 def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
     gone = tuple(image for image in (slot.known_good, slot.previous) if image)
     last = slot.deployment
@@ -336,6 +353,7 @@ _ENDINGS: Mapping[type, Callable[[Entry, SlotEntry, Any, datetime, Limits], Entr
     steps.Prune: _after_prune,
     steps.Rollback: _after_rollback,
     steps.Remove: _after_remove,
+    steps.FallBack: _after_fall_back,
 }
 _REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
     Booted: _booted,

@@ -11,12 +11,13 @@ from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
 from wherry_agent.admission import admit
 from wherry_agent.assignment import Assignment, TrustedImage
-from wherry_agent.entry import Entry, container_name
+from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.intake import Background, Intake, tells_news
 from wherry_agent.journal import Journal
 from wherry_agent.outbox import Outbox
 from wherry_agent.planner import assign_ports, plan, to_admit, to_supersede
 from wherry_agent.ports import ActiveSlot, Observed, Room
+from wherry_agent.recheck import LaterChecks
 from wherry_agent.recovery import rebuild
 from wherry_agent.reporter import active_slots
 from wherry_agent.watch import Watch
@@ -44,6 +45,7 @@ class Reconciler:
         self._worker = worker
         self._intake = Intake(world.trust, world.source, aide, world.put, world.clock)
         self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts)
+        self._later = LaterChecks(world.recheck, aide, world.put, policy.golden_seconds)
         facts = policy.facts.by_name() if policy.facts else {}
         self._outbox = Outbox(world.link, world.recorder, publish, policy.profile_name, policy.report_seconds, facts)
         self._desired: Assignment | None = None
@@ -122,8 +124,11 @@ class Reconciler:
                 self._journal.apply(event, now)
             case events.HealthChecked():
                 self._watch.take(event, self.entry, self._observed)
+            case events.GoldenRechecked():
+                self._rechecked(event)
             case events.Tick():
                 self._watch.ask(self.entry, self._observed)
+                self._later.ask(self.entry, self._observed, now)
                 self._intake.advance(self.entry)
             case _:
                 pass
@@ -186,7 +191,17 @@ class Reconciler:
             self._outbox.clear(name)
         if isinstance(step, steps.EnsureServing) and step.restart:
             self._watch.revived(container_name(self.entry.device, step.slot, step.image))
+        if isinstance(step, steps.FallBack) and isinstance(outcome, events.Done):
+            self._outbox.clear(f"{step.slot}/golden")
         self._journal.apply(event, now)
+
+    def _rechecked(self, event: events.GoldenRechecked) -> None:
+        problem = self._later.take(event, self.entry)
+        if problem is None:
+            self._outbox.clear(f"{event.slot}/golden")
+            return
+        _log.error("slot %s: %s", event.slot, problem)
+        self._outbox.trouble(f"{event.slot}/golden", problem)
 
     # -- observe, plan, act ------------------------------------------------------------------------------
 
@@ -198,7 +213,8 @@ class Reconciler:
         if self._worker.step is None:
             self._open_and_close(now)
         planned = plan(self._desired, self._observed, self.entry, now, self._policy.limits, self._broken())
-        ready = [step for step in (*self._watch.revivals(self.entry), *planned) if self._may(step, now)]
+        repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry))
+        ready = [step for step in (*repairs, *planned) if self._may(step, now)]
         if self._worker.step is not None:
             self._give_way(self._worker.step, ready)
         elif ready:
@@ -247,20 +263,24 @@ class Reconciler:
             self._journal.apply(progress.Superseded(slot.slot, by), now)
             self._outbox.record(self.entry, now)  # its successor may take its place in this very turn
         for slot, image in to_admit(self._desired, self.entry, now, self._policy.limits):
-            problem = self._admission(image)
+            problem = self._admission(slot, image)
             if problem is None:
                 self._journal.apply(progress.Admitted(slot.slot, image), now)
             else:
                 _log.warning("slot %s: refused: %s", slot.slot, problem)
                 self._journal.apply(progress.Refused(slot.slot, image, progress.problem_of(problem)), now)
 
-    def _admission(self, image: TrustedImage) -> WherryError | None:
+    def _admission(self, slot: SlotEntry, image: TrustedImage) -> WherryError | None:
         host, entry, policy = self._world.host, self.entry, self._policy
         try:
             room = Room(host.disk_free_bytes(), host.memory_total_mb(), self._world.engine.has_image(image))
         except WherryError as error:
             return error
-        return admit(image, policy.profile, policy.facts, room, entry.rejected, entry.marks, policy.watermark_bytes)
+        # The release before served these callers already.
+        running = None if same(image, slot.previous) else slot.known_good
+        return admit(
+            image, policy.profile, policy.facts, room, entry.rejected, entry.marks, policy.watermark_bytes, running
+        )  # fmt: skip
 
     def _may(self, step: steps.Step, now: datetime) -> bool:
         """Whether a step's own wait is over. Steps of a deployment wait by the journal instead."""

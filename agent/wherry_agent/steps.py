@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from wherry.messages import GateResult
 from wherry_agent.assignment import TrustedImage
 
 Mode = Literal["overlap", "replace"]
@@ -78,9 +79,14 @@ class Start(Step):
 
 @dataclass(frozen=True, slots=True)
 class Probe(Step):
-    """Pass the candidate through the gates that the release declares."""
+    """Pass the candidate through the gates that the release declares.
+
+    Attributes:
+        beside: what serves meanwhile, to compare with.
+    """
 
     image: TrustedImage
+    beside: TrustedImage | None = None
 
     move = "probe"
     interruptible = True
@@ -98,9 +104,14 @@ class Switch(Step):
 
 @dataclass(frozen=True, slots=True)
 class Soak(Step):
-    """Watch the candidate answer real callers for a while; the old one still runs."""
+    """Watch the candidate answer real callers for a while; the old one still runs.
+
+    Attributes:
+        beside: the old one, to compare with.
+    """
 
     image: TrustedImage
+    beside: TrustedImage | None = None
 
     move = "soak"
     interruptible = True
@@ -148,6 +159,24 @@ class StandDown(Step):
     """Drain and stop the release before the known-good; its container is kept for rollback."""
 
     image: TrustedImage
+
+
+@dataclass(frozen=True, slots=True)
+class FallBack(Step):
+    """Put the release before back in the place of a committed one whose golden cases fail now. No network needed.
+
+    Attributes:
+        image: the release before; it passes its gates first, while the other goes on answering.
+        rejected: the committed one.
+        why: what its golden cases gave.
+    """
+
+    image: TrustedImage
+    slot_port: int
+    rejected: TrustedImage
+    why: GateResult
+
+    urgent = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,33 +7,39 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from wherry.errors import ContractError, EngineError, GateFailed, InferenceError, NotFound, WherryError
-from wherry.golden import compare
-from wherry.identity import sha256_digest
+from wherry.errors import EngineError, GateFailed, InferenceError, MalformedMessage, WherryError
 from wherry.messages import GateResult
 from wherry.release import (
-    MODELS_FOLDER,
     GoldenCase,
-    GoldenFile,
     GoldenGate,
     HttpGate,
     LatencyGate,
+    MemoryGate,
     ReadyGate,
+    RehearsalGate,
+    ShadowGate,
     SignatureGate,
+    SoakGate,
+    TcpGate,
+    TemperatureGate,
     fraction,
 )
-from wherry.tensors import tensor_from_golden
 from wherry_agent import gates
 from wherry_agent.assignment import TrustedImage
+from wherry_agent.counters import Counters, change, read_counters
 from wherry_agent.events import Blame
-from wherry_agent.ports import Cancel, Container, Engine, Prober
+from wherry_agent.golden_cases import GoldenCases, UnusableError
+from wherry_agent.ports import Cancel, Container, Engine, Host, Prober
+from wherry_agent.rehearsal import Beside, Rehearsal
 
 T = TypeVar("T")
 Asks = Callable[[str, float], None]
 """Told which gate begins to ask, and after how many seconds it ends at the latest."""
 _KILLED_FROM_OUTSIDE = (137, 143)
+_ASKS_BY_ITSELF = ReadyGate | HttpGate | TcpGate
+"""Gates that find out by themselves whether the container is up."""
+_CRASHES_ONLY = SoakGate(error_percent=100, factor="0")
+"""For releases that say nothing of the soak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,6 @@ class Patience:
         poll_seconds: pause between questions whether it is ready.
         answer_seconds: most that one such question may take.
         alive_seconds: how long a container that cannot be asked must run.
-        golden_limit: most bytes of a golden.json.
         latency_requests: fewest requests that a latency gate times.
     """
 
@@ -62,7 +67,6 @@ class Patience:
     poll_seconds: float = 0.1
     answer_seconds: float = 2.0
     alive_seconds: float = 2.0
-    golden_limit: int = 64 * 1_048_576
     latency_requests: int = 20
 
 
@@ -88,65 +92,103 @@ class _Trial:
     name: str
     image: TrustedImage
     base_url: str
+    port: int
     cancel: Cancel
-    cases: list[GoldenCase]
-    latencies: list[float]
+    beside: Beside | None
+    cases: list[GoldenCase] | None = None
 
 
 class Examiner:
     """Puts a running candidate through its gates."""
 
-    def __init__(self, engine: Engine, prober: Prober, patience: Patience) -> None:
+    def __init__(
+        self, engine: Engine, prober: Prober, patience: Patience, host: Host, golden_cases: GoldenCases
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._prober = prober
         self._patience = patience
+        self._host = host
+        self._golden_cases = golden_cases
+        self._rehearsal = Rehearsal(prober)
 
-    def probe(self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks) -> Verdict:
-        """All gates of the release, in order, up to the first that fails.
+    def probe(
+        self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks, beside: str | None = None
+    ) -> Verdict:  # fmt: skip
+        """All gates of the release, in order, up to the first that fails. The soak comes after the switch.
+
+        Args:
+            name: the candidate's container.
+            image: what it runs.
+            cancel: asks to give way.
+            asks: told which gate asks.
+            beside: container of the version that serves meanwhile.
 
         Raises:
             EngineError: the engine cannot be asked about the candidate.
             StepCancelled: asked to give way.
         """
-        declared = list(image.image.gates)
+        declared = [gate for gate in image.image.gates if not isinstance(gate, SoakGate)]
         first: list[object] = []
-        if not any(isinstance(gate, ReadyGate | HttpGate) for gate in declared):
+        if not any(isinstance(gate, _ASKS_BY_ITSELF) for gate in declared):
             custom = image.image.runtime == "custom"
             first = [_StillRuns() if custom else ReadyGate(deadline_seconds=image.image.run.start_seconds)]
-        return self._through(self._begin(name, image, cancel), [*first, *declared], asks)
+        return self._through(self._begin(name, image, cancel, beside), [*first, *declared], asks)
 
-    def soak(self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks) -> Verdict:
-        """Watch the candidate for a while, then ask its golden cases once more.
+    def soak(
+        self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks, beside: str | None = None
+    ) -> Verdict:  # fmt: skip
+        """Watch the candidate for a while, judge its traffic, then ask its golden cases once more.
 
-        Raises:
-            EngineError, StepCancelled: as `probe`.
+        Args, Raises: as `probe`; `beside` is the version before, which still runs.
         """
-        trial = self._begin(name, image, cancel)
-        began = time.monotonic()
-        asks("soak", self._patience.soak_seconds)
-        asked = [gate for gate in image.image.gates if isinstance(gate, ReadyGate | HttpGate)]
-        once = [gate.model_copy(update={"deadline_seconds": 1}) for gate in asked]
-        while time.monotonic() - began < self._patience.soak_seconds:
+        trial = self._begin(name, image, cancel, beside)
+        gate = next((gate for gate in image.image.gates if isinstance(gate, SoakGate)), _CRASHES_ONLY)
+        length = gate.seconds or self._patience.soak_seconds
+        began, restarts, start = time.monotonic(), self._restarts(name), self._counters(trial.base_url, image)
+        usual = self._counters(trial.beside.base_url, trial.beside.image) if trial.beside else None
+        asks("soak", length)
+        asked = [other for other in image.image.gates if isinstance(other, _ASKS_BY_ITSELF)]
+        once = [other.model_copy(update={"deadline_seconds": 1}) for other in asked]
+        while time.monotonic() - began < length:
             verdict = self._through(trial, once)
             if verdict.failure:
                 return verdict
-            cancel.wait(min(1.0, self._patience.soak_seconds))
+            cancel.wait(min(1.0, length))
             cancel.check()
-        last = [*once, *(gate for gate in image.image.gates if isinstance(gate, GoldenGate))]
-        verdict = self._through(trial, last)
-        seconds = time.monotonic() - began
+        verdict = self._through(
+            trial, [*once, *(other for other in image.image.gates if isinstance(other, GoldenGate))]
+        )
         if verdict.failure:
             return verdict
-        soaked = GateResult(
-            kind="soak", ok=True, detail=f"healthy for {seconds:.1f} s of real traffic", seconds=seconds
-        )
-        return Verdict((*verdict.gates, soaked))
+        after = self._counters(trial.base_url, image)
+        changed = change(start, after) if start and after else None
+        crashes, seconds = self._restarts(name) - restarts, time.monotonic() - began
+        soaked = gates.soak(gate, _traffic(usual), _traffic(changed), crashes, seconds)
+        return Verdict((*verdict.gates, soaked), None if soaked.ok else _failure(image, soaked))
 
-    def _begin(self, name: str, image: TrustedImage, cancel: Cancel) -> _Trial:
+    def _restarts(self, name: str) -> int:
+        container = self._engine.inspect(name)
+        return container.restarts if container else 0
+
+    def _counters(self, base_url: str, image: TrustedImage) -> Counters | None:
+        """What a model server has counted; None where it does not count."""
+        if image.image.runtime == "custom":
+            return None
+        model = image.image.model
+        try:
+            return read_counters(self._prober.stats(base_url, model, self._patience.answer_seconds), model)
+        except (InferenceError, MalformedMessage):
+            return None
+
+    def _begin(self, name: str, image: TrustedImage, cancel: Cancel, beside: str | None) -> _Trial:
         container = self._engine.inspect(name)
         if container is None:
             raise EngineError(f"container {name}", "is gone")
-        return _Trial(name, image, f"http://127.0.0.1:{container.port}", cancel, [], [])
+        other = self._engine.inspect(beside) if beside else None
+        serves = None
+        if other and other.image and other.state == "running":
+            serves = Beside(other.image, f"http://127.0.0.1:{other.port}", other.token)
+        return _Trial(name, image, f"http://127.0.0.1:{container.port}", container.port, cancel, serves)
 
     def _through(self, trial: _Trial, declared: Sequence[object], asks: Asks | None = None) -> Verdict:
         passed: list[GateResult] = []
@@ -162,10 +204,10 @@ class Examiner:
                 return self._ended(trial, gate, exited.container, began, passed)
             except InferenceError as error:
                 passed.append(gates.unanswered(_kind(gate), error.reason, time.monotonic() - began))
+            if not passed[-1].ok:
                 ended = self._engine.inspect(trial.name)
                 if ended is None or not ended.running:
                     return self._ended(trial, gate, ended, began, passed[:-1])
-            if not passed[-1].ok:
                 return Verdict(tuple(passed), _failure(trial.image, passed[-1]))
         return Verdict(tuple(passed))
 
@@ -191,18 +233,40 @@ class Examiner:
                 return self._ready(trial, gate)
             case HttpGate():
                 return self._http(trial, gate)
+            case TcpGate():
+                kept = self._until(
+                    trial, gate.deadline_seconds, lambda left: self._prober.keeps_connection(trial.port, left), bool
+                )  # fmt: skip
+                return gates.tcp(kept, time.monotonic() - began)
             case _StillRuns():
                 trial.cancel.wait(self._patience.alive_seconds)
                 self._must_run(trial)
                 return gates.alive(time.monotonic() - began)
+            case MemoryGate():
+                used = self._engine.memory_bytes(trial.name)
+                return gates.memory(gate, used, trial.image.image.run.memory_mb, time.monotonic() - began)
+            case TemperatureGate():
+                return gates.temperature(gate, self._host.temperatures(), time.monotonic() - began)
+            case _:
+                return self._ask_model(trial, gate, began)
+
+    def _ask_model(self, trial: _Trial, gate: object, began: float) -> GateResult:
+        """Gates that speak the Open Inference Protocol."""
+        image = trial.image.image
+        match gate:
             case SignatureGate():
-                image = trial.image.image
                 document = self._prober.metadata(trial.base_url, image.model, gate.deadline_seconds)
                 return gates.signature(image.signature, image.provider, document, time.monotonic() - began)
             case GoldenGate():
-                return self._golden(trial, gate)
+                try:
+                    cases = self._cases(trial)
+                except UnusableError as error:
+                    return gates.golden_unusable(str(error), time.monotonic() - began)
+                return self._golden_cases.ask(trial.base_url, trial.image, gate, cases, trial.cancel)
             case LatencyGate():
                 return self._latency(trial, gate)
+            case RehearsalGate() | ShadowGate():
+                return self._rehearsal.judge(gate, trial.image, trial.base_url, trial.beside, trial.cancel)
             case _:
                 return gates.unanswered(_kind(gate), "this agent does not know this gate", 0.0)
 
@@ -238,65 +302,34 @@ class Examiner:
         )
         return gates.http(gate, status, time.monotonic() - began)
 
-    def _golden(self, trial: _Trial, gate: GoldenGate) -> GateResult:
-        began = time.monotonic()
-        try:
-            cases = self._cases(trial, gate)
-        except _UnusableError as error:
-            return gates.golden_unusable(str(error), time.monotonic() - began)
-        deadline = began + gate.deadline_seconds
-        found = []
-        for case in cases:
-            trial.cancel.check()
-            outputs, seconds = self._prober.infer(
-                trial.base_url, trial.image.image.model, case, max(deadline - time.monotonic(), 0.2)
-            )  # fmt: skip
-            trial.latencies.append(seconds)
-            expected = [tensor_from_golden(item) for item in case.outputs]
-            found.append(
-                compare(expected, outputs, fraction(gate.tolerance), fraction(gate.cosine), gate.argmax == "equal")
-            )  # fmt: skip
-        return gates.golden(gate, [case.name for case in cases], found, time.monotonic() - began)
-
-    def _cases(self, trial: _Trial, gate: GoldenGate) -> list[GoldenCase]:
-        """The image's golden cases, if they are the ones that the owner signed."""
-        if trial.cases:
-            return trial.cases
-        path = f"{MODELS_FOLDER}/{trial.image.image.model}/golden.json"
-        try:
-            body = self._engine.read_file(trial.name, path, self._patience.golden_limit)
-            if sha256_digest(body) != gate.digest:
-                raise _UnusableError("golden.json in the image is not the one that the owner signed")
-            cases = GoldenFile.model_validate_json(body).cases
-        except (NotFound, ValidationError, ContractError) as error:
-            raise _UnusableError(f"golden.json in the image is not usable: {error}") from error
-        if len(cases) != gate.cases:
-            raise _UnusableError(f"golden.json holds {len(cases)} cases, the release says {gate.cases}")
-        trial.cases = cases
-        return cases
+    def _cases(self, trial: _Trial) -> list[GoldenCase]:
+        if trial.cases is None:
+            trial.cases = self._golden_cases.read(trial.name, trial.image)
+        return trial.cases
 
     def _latency(self, trial: _Trial, gate: LatencyGate) -> GateResult:
-        """Time the golden cases, again if the golden gate timed too few."""
+        """Time the golden cases; where the owner wants it, in turn with the version that serves."""
         began = time.monotonic()
-        signed = next((other for other in trial.image.image.gates if isinstance(other, GoldenGate)), None)
         try:
-            cases = self._cases(trial, signed) if signed else []
-        except _UnusableError as error:
+            cases = self._cases(trial)
+        except UnusableError as error:
             return gates.unanswered("latency", str(error), time.monotonic() - began)
-        latencies: list[float] = []
-        deadline = began + gate.deadline_seconds
-        while cases and len(latencies) < max(self._patience.latency_requests, len(cases)):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            trial.cancel.check()
-            case = cases[len(latencies) % len(cases)]
-            latencies.append(self._prober.infer(trial.base_url, trial.image.image.model, case, left)[1])
-        return gates.latency(gate, latencies, time.monotonic() - began)
+        if not cases:
+            return gates.unanswered("latency", "the release has no golden cases to time", time.monotonic() - began)
+        why = self._rehearsal.why_not(trial.image, trial.beside) if fraction(gate.factor) else "not asked"
+        urls = [trial.base_url, *([trial.beside.base_url] if trial.beside and not why else [])]
+        count = max(self._patience.latency_requests, len(cases))
+        found = self._golden_cases.time(
+            urls, trial.image.image.model, cases, count, gate.deadline_seconds, trial.cancel
+        )  # fmt: skip
+        return gates.latency(gate, found[0], found[1] if len(found) > 1 else [], time.monotonic() - began, why)
 
 
-class _UnusableError(Exception):
-    """The golden cases cannot be used; the text says why."""
+def _traffic(counters: Counters | None) -> gates.Traffic | None:
+    if counters is None:
+        return None
+    mean = counters.latency_sum_us / 1000 / counters.requests if counters.requests else 0.0
+    return gates.Traffic(counters.requests, counters.failures, mean)
 
 
 def _kind(gate: object) -> str:

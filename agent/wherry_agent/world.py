@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from wherry.messages import GateResult
 from wherry.profile import DeviceProfile, HostFacts
 from wherry_agent import events, steps
+from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Limits
 from wherry_agent.ports import (
     AssignmentSource,
@@ -21,6 +23,9 @@ from wherry_agent.ports import (
     Route,
     TrustPort,
 )
+
+Recheck = Callable[[str, TrustedImage], GateResult | None]
+"""The golden cases of a serving container, asked again (see `golden_cases.GoldenCases.recheck`)."""
 
 
 class StepWorker(Protocol):
@@ -55,6 +60,7 @@ class World:
     lock: LockReader
     clock: Clock
     put: Callable[[events.Event], None]
+    recheck: Recheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class Policy:
         route_check_seconds: how often the packet filter is read back when nothing happens.
         report_seconds: how often an unchanged state is reported again.
         unready_restarts: unanswered health checks in a row before a running known-good is started anew.
+        golden_seconds: how often the golden cases of what serves are asked again.
     """
 
     profile_name: str
@@ -79,3 +86,4 @@ class Policy:
     route_check_seconds: float = 30.0
     report_seconds: float = 300.0
     unready_restarts: int = 6
+    golden_seconds: float = 900.0

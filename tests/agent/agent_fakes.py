@@ -37,8 +37,9 @@ from wherry_agent.assignment import Assignment, Marks, TrustedImage
 from wherry_agent.entry import Limits, container_name
 from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
 from wherry_agent.executor import Executor, Settings
+from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.journal import Journal
-from wherry_agent.ports import Cancel, Container
+from wherry_agent.ports import Cancel, Container, Recorded
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.trial import Examiner, Patience
 from wherry_agent.world import Policy
@@ -104,6 +105,8 @@ class World:
     registry: str = "good"
     route_broken: bool = False
     hold_allowed: bool = False
+    temperatures: dict[str, float] = field(default_factory=dict)
+    asked: int = 0
 
     def changed(self, what: str) -> None:
         self.history.append(what)
@@ -216,6 +219,9 @@ class FakeEngine:
             raise NotFound(f"file {path}", "does not exist")
         return GOLDEN if self.world.behaviours[name] != "forged" else GOLDEN + b" "
 
+    def memory_bytes(self, name: str) -> int | None:
+        return 99 << 20 if self.world.behaviours[name] == "fat" else 50 << 20
+
     def last_words(self, name: str) -> str:
         return "these are my last words"
 
@@ -284,7 +290,26 @@ class FakeProber:
         outputs = [tensor_from_golden(GoldenTensor.model_validate(item.model_dump())) for item in case.outputs]
         if behaviour == "wrong":
             outputs = [tensor_from_values("y", "FP32", [1, 2], [0.75, 0.25])]
-        return outputs, 0.004
+        return outputs, 0.5 if behaviour == "slow" else 0.004
+
+    def keeps_connection(self, port: int, timeout: float) -> bool:
+        return self._behaviour(f"http://127.0.0.1:{port}") == "tcp"
+
+    def stats(self, base_url: str, model: str, timeout: float) -> Any:
+        raise InferenceError("model vision", "counts nothing")
+
+    def recent(self, base_url: str, token: str, model: str, timeout: float) -> list[int]:
+        return list(range(1, self.world.asked + 1))
+
+    def recorded(self, base_url: str, token: str, number: int, timeout: float) -> Recorded | None:
+        return Recorded(number, "tensors", b"", None, [tensor_from_values("y", "FP32", [1, 2], [0.25, 0.75])])
+
+    def replay(self, base_url: str, model: str, recorded: Recorded, timeout: float) -> tuple[list[Tensor], float]:
+        behaviour = self._behaviour(base_url)
+        if behaviour == "silent":
+            raise InferenceError("model vision", "answered recent request with status 500: oops")
+        values = [0.75, 0.25] if behaviour == "estranged" else [0.25, 0.75]
+        return [tensor_from_values("y", "FP32", [1, 2], values)], 0.5 if behaviour == "slow" else 0.004
 
 
 class FakeHost:
@@ -302,6 +327,9 @@ class FakeHost:
 
     def disk_free_bytes(self) -> int:
         return self.world.disk_free
+
+    def temperatures(self) -> dict[str, float]:
+        return self.world.temperatures
 
     def port_free(self, port: int) -> bool:
         return not any(c.port == port and c.running for c in self.world.containers.values())
@@ -466,14 +494,16 @@ class Device:
         fetcher = wrap(FakeFetcher(world), {"fetch"})
         self.trust = FakeTrust(self.catalogue)
         self.server = Recording()
-        examiner = Examiner(engine, prober, Patience(soak_seconds=0, poll_seconds=0.05, alive_seconds=0))
+        patience = Patience(soak_seconds=0, poll_seconds=0.05, alive_seconds=0)
+        golden_cases = GoldenCases(engine, prober, 1_000_000)
+        examiner = Examiner(engine, prober, patience, FakeHost(world), golden_cases)
         executor = Executor(Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world))
         journal = Journal(self.folder / "journal.db", DEVICE, self.limits)
         self.worker = InlineWorker(executor, self.queue.append)
         self.worker.hold_at = self.hold_at
         ports = Ports(
             engine, route, FakeHost(world), prober, self.trust, self.server, self.server, self.server, self.lock,
-            lambda: self.now, self.queue.append,
+            lambda: self.now, self.queue.append, golden_cases.recheck,
         )  # fmt: skip
         policy = Policy("generic-amd64", limits=self.limits, **self.policy)
         self.statuses: list[StateReport] = []

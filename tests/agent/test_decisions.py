@@ -122,10 +122,10 @@ def test_one_wrong_golden_case_fails_the_gate_and_is_named():
 
 def test_latency_is_judged_at_the_95th_of_100():
     gate = LatencyGate(p95_ms=10)
-    assert gates.latency(gate, [0.009] * 19 + [0.5], 1.0).ok
-    found = gates.latency(gate, [0.009] * 18 + [0.5] * 2, 1.0)
+    assert gates.latency(gate, [0.009] * 19 + [0.5], [], 1.0).ok
+    found = gates.latency(gate, [0.009] * 18 + [0.5] * 2, [], 1.0)
     assert (found.ok, found.numbers["p95_ms"]) == (False, 500.0)
-    assert not gates.latency(gate, [], 1.0).ok
+    assert not gates.latency(gate, [], [], 1.0).ok
 
 
 def test_an_http_gate_wants_its_status():

@@ -44,7 +44,7 @@ def test_every_phase_is_reached_and_left_or_final():
     assert reached == set(PHASES)
     assert set(PHASES) - FINAL_PHASES <= left
     for phase in FINAL_PHASES - {"refused"}:
-        assert {move for start, move in PHASE_TABLE if start == phase} <= {"remove"}
+        assert {move for start, move in PHASE_TABLE if start == phase} <= {"remove", "fall_back"}
 
 
 def test_a_gate_can_fail_before_the_commit_and_never_after_it():

@@ -72,6 +72,10 @@ class Host:
         except OSError as error:
             raise StoreError(f"folder {self._data}", f"its filesystem cannot be examined: {error}") from error
 
+    def temperatures(self) -> dict[str, float]:
+        """Degrees Celsius by sensor, as far as there are any."""
+        return temperatures(self._root, self._sensors)
+
     def port_free(self, port: int) -> bool:
         """Whether nothing listens on this loopback port."""
         with socket.socket() as probe:

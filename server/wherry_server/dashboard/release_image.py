@@ -183,7 +183,16 @@ def _gate(gate: Gate) -> tuple[str, list[tuple[str, str]]]:
             settings.append(("best class", "must be the same" if gate.argmax == "equal" else "may differ"))
             return f"{some} expected answer", [*settings, ("cases", short_digest(gate.digest))]
         case LatencyGate():
-            return "The golden cases are answered fast enough", [("p95 at most", f"{gate.p95_ms} ms")]
+            bounds = [("p50 at most", gate.p50_ms), ("p95 at most", gate.p95_ms)]
+            settings = [(name, f"{bound} ms") for name, bound in bounds if bound]
+            if gate.factor != "0":
+                settings.append(
+                    (
+                        "beside the version that serves",
+                        f"at most {gate.factor} times its time, or {gate.floor_ms} ms more",
+                    )
+                )
+            return "The golden cases are answered fast enough", settings
         case HttpGate():
             return f"GET {gate.path} answers {gate.status}", []
         case _:
