@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench tests
 
-.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-touch docs site lock clean
+.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-touch docs site lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ image-server: setup assets ## build Dockerfile.server on a base of Debian packag
 
 bench: setup ## the figures of bench/, written to build/bench.json
 	$(SUDO) $(PY) bench/main.py
+
+bench-swap: setup ## what callers notice of swaps and of a bad release, beside docker, compose and Swarm; build/bench-swap.json
+	$(SUDO) $(PY) bench/swap.py $(if $(SWAPS),--swaps $(SWAPS))
 
 bench-touch: setup ## what people wait for: first rollout, pages, packaging, containers; build/bench-touch.json
 	$(PY) scripts/fetch_models.py magika-1.0.3
