@@ -19,8 +19,8 @@ _RESERVE_USED = {2: 80.0, 3: 90.0}
 class Wear:
     """Looks once an hour: flash wears in months.
 
-    SD cards tell nothing through the kernel. NVMe drives tell it to the `nvme` tool, which is asked when it is there; it
-    must be let at the drive, which neither the agent's unit nor its container do by themselves.
+    SD cards tell nothing through the kernel. NVMe drives tell it to the `nvme` tool, which is asked when it is there;
+    it must be let at the drive, which neither the agent's unit nor its container do by themselves.
 
     Args:
         root: where /sys is looked for.
