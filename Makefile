@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
-PATHS := wherry agent server serving cli scripts bench tests
+PATHS := wherry agent server serving cli scripts bench faults tests
 
 .PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-touch docs site lock clean
 

@@ -1,0 +1,235 @@
+"""Group *Engine*: the engine dies, hangs and lies; strangers meddle with containers; candidates break."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterable
+
+from faults.proxy import Trouble
+from faults.rig import eventually
+from faults.sweep import Run, fault
+
+_DEAD = "the engine takes its containers with it, or is needed to bring them back"
+
+
+@fault("Engine", 17, "kill -9 of dockerd", excuse=_DEAD)
+def killed(run: Run) -> None:
+    """SIGKILL of the private dockerd at different moments of a swap; it is started again after a second."""
+    for wait in (0.5, 2.0, 4.0, 12.0)[: max(1, round(4 * run.scale))]:
+        with run.swap(seconds=150):
+            time.sleep(wait)
+            run.rig.engine.send(signal.SIGKILL)
+            run.hit()
+            time.sleep(1)
+            run.rig.engine.start()
+
+
+@fault("Engine", 18, "down at boot", excuse=_DEAD)
+def down(run: Run) -> None:
+    """The agent starts while dockerd is dead; it comes five seconds later."""
+    with run.swap(start=False, seconds=150) as device:
+        run.rig.engine.send(signal.SIGKILL)
+        run.hit()
+        device.start()
+        time.sleep(5)
+        run.expect(device.alive, f"the agent ended without an engine: {device.tail()}")
+        problem = device.status.get("problem")
+        run.expect(bool(problem), "it does not say that the engine is down")
+        run.rig.engine.start()
+
+
+@fault("Engine", 19, "hung")
+def hung(run: Run) -> None:
+    """SIGSTOP of dockerd for twelve seconds at different moments of a swap."""
+    for wait in (0.2, 2.0, 4.0)[: max(1, round(3 * run.scale))]:
+        with run.swap(seconds=150):
+            time.sleep(wait)
+            run.rig.engine.send(signal.SIGSTOP)
+            run.hit()
+            time.sleep(12)
+            run.rig.engine.send(signal.SIGCONT)
+
+
+def _relay(run: Run, trouble: Trouble, keep_image: bool = True, seconds: float = 10) -> None:
+    with run.swap(before=lambda: run.device.engine.trouble(trouble), keep_image=keep_image, seconds=150) as device:
+        deadline = time.monotonic() + seconds
+        while device.engine.hits < trouble.times and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run.hit(device.engine.hits)
+        device.engine.trouble(None)
+
+
+@fault("Engine", 19, "answers 500", sample=True)
+def errors(run: Run) -> None:
+    """Every call to the engine is answered with 500 for ten seconds."""
+
+    def answer(_: bytes) -> Iterable[bytes]:
+        yield b'HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 16\r\n\r\n{"message":"no"}'
+
+    _relay(run, Trouble(answer=answer))
+
+
+@fault("Engine", 19, "answers nonsense")
+def nonsense(run: Run) -> None:
+    """Every call to the engine is answered with a document that is not what it should be."""
+
+    def answer(_: bytes) -> Iterable[bytes]:
+        yield b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 11\r\n\r\n[{"a":"b"}]'
+
+    _relay(run, Trouble(answer=answer))
+
+
+@fault("Engine", 19, "pull breaks off in the middle")
+def broken_pull(run: Run) -> None:
+    """The engine's socket is cut in the middle of the pull's stream, three times."""
+    _relay(run, Trouble(when=b"POST /images/create", times=3, cut=300), keep_image=False, seconds=40)
+
+
+@fault("Engine", 19, "each kind of call fails once")
+def each_call(run: Run) -> None:
+    """Create, start, update, archive and stop are cut off, each twice, before or after they took effect."""
+    for call in (b"/containers/create", b"/start", b"/update", b"/archive", b"/stop"):
+        for cut in (None, 1):
+            _relay(run, Trouble(when=call, times=2, cut=cut, refuse=cut is None), seconds=20)
+
+
+@fault("Engine", 21, "image deleted by someone")
+def image_deleted(run: Run) -> None:
+    """The wanted image is deleted again and again while it is fetched and staged."""
+    with run.swap(keep_image=False, seconds=150):
+        for _ in range(6):
+            run.device.drop_image("2")
+            run.hit()
+            time.sleep(0.7)
+
+
+@fault("Engine", 21, "known-good deleted by someone", excuse="the only model was deleted")
+def known_good_deleted(run: Run) -> None:
+    """Container and image of the serving known-good are removed by hand: the agent fetches and starts it again."""
+    with run.swap() as device:
+        device.wait("2")
+        found = device.container("2")
+        assert found is not None
+        run.rig.engine.api.remove_container(found["id"], force=True)
+        device.drop_image("2")
+        run.hit()
+
+
+@fault("Engine", 22, "foreign container with our name")
+def foreign(run: Run) -> None:
+    """A stranger's container has the candidate's name: said in words, never touched; gone, the swap goes on."""
+    api = run.rig.engine.api
+    with run.swap(start=False) as device:
+        image = run.rig.images["1"]["config_digest"]
+        stranger = api.create_container(image, name=f"wherry.{device.name}.main.tiny.2")["Id"]
+        try:
+            run.hit()
+            device.start()
+            eventually(lambda: "not made by this agent" in str(device.status), 40, "it does not say who is in the way")
+            run.expect(bool(api.inspect_container(stranger)), "the stranger's container was touched")
+        finally:
+            api.remove_container(stranger, force=True)
+
+
+def _broken_release(run: Run, version: str) -> None:
+    """A release that cannot work is rolled out: rejected, with a reason, and version 1 never stops."""
+    device = run.device
+    run.rig.ready(version)
+    device.restore()
+    with run.loaded():
+        device.start()
+        run.rig.roll_out(version, device.name)
+        run.hit()
+        eventually(lambda: _rejected(run, version), 150, f"version {version} was not rejected: {device.status}")
+        run.converge("1")
+    device.kill()
+
+
+def _rejected(run: Run, version: str) -> bool:
+    slots = run.device.status.get("slots") or [{}]
+    deployment = slots[0].get("deployment") or {}
+    problem = (deployment.get("problem") or {}).get("reason")
+    if deployment.get("phase") != "rejected" or deployment["release"]["version"] != version or not problem:
+        return False
+    run.row.outcome = f"rejected: {problem[:120]}"
+    return True
+
+
+@fault("Engine", 23, "container exits 0, 1 and 137 at once", device="wrong")
+def exits(run: Run) -> None:
+    """Releases whose container ends at once, in three ways."""
+    for version in ("exit0", "exit1", "exit137"):
+        _broken_release(run, version)
+
+
+@fault("Engine", 23, "container dies after a second", device="wrong")
+def dies(run: Run) -> None:
+    """A release whose container answers once and dies a second later."""
+    _broken_release(run, "dies")
+
+
+@fault("Engine", 23, "flapping", excuse="the only model is dead until the engine has started it again")
+def flapping(run: Run) -> None:
+    """The serving container is killed five times in a row."""
+    with run.swap(seconds=150) as device:
+        device.wait("2")
+        for _ in range(5):
+            found = device.container("2")
+            if found and found["running"]:
+                run.rig.engine.api.kill(found["id"])
+                run.hit()
+            time.sleep(1)
+
+
+@fault("Engine", 24, "health endpoint hangs", device="wrong")
+def hangs(run: Run) -> None:
+    """A release whose port accepts and never answers."""
+    _broken_release(run, "hangs")
+
+
+@fault("Engine", 24, "health endpoint lies", device="wrong")
+def lies(run: Run) -> None:
+    """A release that is up but has not what it should have; and one that is ready and answers wrongly."""
+    _broken_release(run, "lies")
+    _broken_release(run, "3")
+
+
+@fault("Engine", 24, "known-good hangs", excuse="the only model hangs until it is started anew")
+def paused(run: Run) -> None:
+    """The serving container is paused: it runs and does not answer."""
+    with run.swap(seconds=150) as device:
+        device.wait("2")
+        found = device.container("2")
+        assert found is not None
+        run.rig.engine.api.pause(found["id"])
+        run.hit()
+        time.sleep(1)
+
+
+@fault("Engine", 25, "port taken")
+def port_taken(run: Run) -> None:
+    """Another program takes the candidate's port between its creation and its start, then gives it back."""
+    taken: list[socket.socket] = []
+
+    def edit(request: bytes) -> bytes:
+        found = re.search(rb'"HostPort": ?"(\d+)"', request)
+        if found and len(taken) < 2:
+            one = socket.socket()
+            one.bind(("127.0.0.1", int(found[1])))
+            one.listen()
+            taken.append(one)
+        return request
+
+    trouble = Trouble(when=b'"HostPort"', edit=edit)
+    with run.swap(before=lambda: run.device.engine.trouble(trouble), seconds=150):
+        try:
+            eventually(lambda: taken, 40, "no container was created")
+            time.sleep(5)
+            run.hit(len(taken))
+        finally:
+            run.device.engine.trouble(None)
+            for one in taken:
+                one.close()
