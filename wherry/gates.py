@@ -172,10 +172,10 @@ class SoakGate(_Model):
     kind: Literal["soak"] = "soak"
     deadline_seconds: int = Field(default=60, ge=1, le=3600)
     seconds: int = Field(default=0, ge=0, le=3600)
-    least: int = Field(default=20, ge=1)
+    least: int = Field(default=50, ge=1)
     error_percent: _Percent = 5
     factor: DecimalText = "3"
-    floor_ms: _Milliseconds = 20
+    floor_ms: _Milliseconds = 100
 
 
 class UnknownGate(BaseModel):

@@ -38,6 +38,7 @@ Asks = Callable[[str, float], None]
 _KILLED_FROM_OUTSIDE = (137, 143)
 _ASKS_BY_ITSELF = ReadyGate | HttpGate | TcpGate
 """Gates that find out by themselves whether the container is up."""
+_LATENCY_ROUNDS = 5
 _CRASHES_ONLY = SoakGate(error_percent=100, factor="0")
 """For releases that say nothing of the soak."""
 
@@ -318,11 +319,18 @@ class Examiner:
             return gates.unanswered("latency", "the release has no golden cases to time", time.monotonic() - began)
         why = self._rehearsal.why_not(trial.image, trial.beside) if fraction(gate.factor) else "not asked"
         urls = [trial.base_url, *([trial.beside.base_url] if trial.beside and not why else [])]
-        count = max(self._patience.latency_requests, len(cases))
-        found = self._golden_cases.time(
-            urls, trial.image.image.model, cases, count, gate.deadline_seconds, trial.cancel
-        )  # fmt: skip
-        return gates.latency(gate, found[0], found[1] if len(found) > 1 else [], time.monotonic() - began, why)
+        count, model = max(self._patience.latency_requests, len(cases)), trial.image.image.model
+        mine: list[float] = []
+        theirs: list[float] = []
+        for _ in range(_LATENCY_ROUNDS):
+            left = began + gate.deadline_seconds - time.monotonic()
+            found = [*self._golden_cases.time(urls, model, cases, count, left, trial.cancel), []]
+            mine, theirs = mine + found[0], theirs + found[1]
+            result = gates.latency(gate, mine, theirs, time.monotonic() - began, why)
+            # A moment's noise is not the release's fault: before a no, more is measured.
+            if result.ok or time.monotonic() - began > gate.deadline_seconds / 2:
+                break
+        return result
 
 
 def _traffic(counters: Counters | None) -> gates.Traffic | None:

@@ -162,6 +162,25 @@ class PackageRequest(BaseModel):
             rich_help_panel=_FINE,
         ),
     ] = None
+    gates: Annotated[
+        list[str],
+        typer.Option(
+            "--gate",
+            metavar="KIND[:NAME=VALUE,...]",
+            help="One more health gate, or other settings for one; repeatable: latency, memory, temperature, tcp, "
+            "rehearsal, shadow, soak. `rehearsal` lets the model server keep its last requests in memory.",
+            rich_help_panel=_FINE,
+        ),
+    ] = []
+    breaking: Annotated[
+        bool,
+        typer.Option(
+            "--breaking",
+            metavar="",
+            help="Callers of the version before must change: its inputs or outputs are others.",
+            rich_help_panel=_FINE,
+        ),
+    ] = False
 
     def folder(self, home: Home) -> Path:
         """Where package.json goes: when nobody says, beside the keys and out of the way of the user's files."""
@@ -171,15 +190,17 @@ class PackageRequest(BaseModel):
         """The same as packaging wants it.
 
         Raises:
-            InputError: a shape is not readable.
+            InputError: a shape or gate is not readable.
         """
         from wherry_cli.packaging.command import PackageOrder, parse_shapes
+        from wherry_cli.packaging.gates import parse_gate
         from wherry_cli.packaging.quantize import Quantize
         from wherry_cli.packaging.release import ReleaseOptions
 
         release = ReleaseOptions(
             stage=self.stage, memory_mb=self.memory_mb, cpus=self.cpus,
             start_seconds=self.start_seconds, health_path=self.health_path,
+            gates=tuple(parse_gate(text) for text in self.gates), breaking=self.breaking,
         )  # fmt: skip
         return PackageOrder(
             name=self.name, version=self.version, profiles=tuple(self.profiles), model=self.model,

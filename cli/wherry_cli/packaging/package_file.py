@@ -100,6 +100,7 @@ class PackagedImage(_Model):
     needs: Needs = Needs()
     run: RunSpec = RunSpec()
     gates: list[Gate] = []
+    breaking: bool = False
 
     def bytes_by_layer(self) -> dict[str, int]:
         """Bytes as transferred, by kind of layer, from the bottom up."""
@@ -139,6 +140,7 @@ class PackagedImage(_Model):
             needs=self.needs,
             run=self.run,
             gates=self.gates,
+            breaking=self.breaking,
             min_counter=min_counter,
             revoked=revoked or [],
         )

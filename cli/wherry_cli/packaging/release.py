@@ -6,26 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wherry.errors import FitError
-from wherry.identity import sha256_digest
 from wherry.profile import DeviceProfile, misfits
 from wherry.release import (
     LABEL,
-    TOLERANCES,
     Gate,
-    GoldenFile,
-    GoldenGate,
-    HttpGate,
     Needs,
     Precision,
-    ReadyGate,
     ReleaseImage,
     RunSpec,
     Runtime,
     Signature,
-    SignatureGate,
     Stage,
 )
 from wherry_cli.packaging.build import BuiltImage
+from wherry_cli.packaging.gates import gates
 from wherry_cli.packaging.package_file import PackagedImage, PackagedLayer
 
 _SERVER_MB = 256
@@ -43,6 +37,8 @@ class ReleaseOptions:
 
     Attributes:
         health_path: for images that do not speak the Open Inference Protocol.
+        gates: asked besides the usual ones, or instead of those of their kind.
+        breaking: callers of the version before must change.
     """
 
     stage: Stage = "prod"
@@ -51,6 +47,8 @@ class ReleaseOptions:
     start_seconds: int | None = None
     drain_seconds: int = 5
     health_path: str | None = None
+    gates: tuple[Gate, ...] = ()
+    breaking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +80,6 @@ def run_spec(built: BuiltImage, served: Served, options: ReleaseOptions) -> RunS
         start_seconds=options.start_seconds or seconds,
         drain_seconds=options.drain_seconds,
     )
-
-
-def gates(golden: bytes | None, served: Served, run: RunSpec, health_path: str | None) -> list[Gate]:
-    """What a candidate must pass on a device before it may serve."""
-    if health_path is not None or (served.signature is None and golden is None):
-        return [HttpGate(path=health_path or "/", deadline_seconds=run.start_seconds)]
-    found: list[Gate] = [ReadyGate(deadline_seconds=run.start_seconds)]
-    if served.signature is not None:
-        found.append(SignatureGate())
-    if golden is not None:
-        tolerance, cosine = TOLERANCES[served.precision]
-        cases = len(GoldenFile.model_validate_json(golden).cases)
-        found.append(GoldenGate(digest=sha256_digest(golden), cases=cases, tolerance=tolerance, cosine=cosine))
-    return found
 
 
 def needs(built: BuiltImage, run: RunSpec) -> Needs:
@@ -145,7 +129,8 @@ def packaged_image(built: BuiltImage, served: Served, repository: str, options: 
         signature=served.signature,
         needs=needs(built, run),
         run=run,
-        gates=gates(built.golden, served, run, options.health_path),
+        gates=gates(built.golden, served, run, options.health_path, options.gates),
+        breaking=options.breaking,
     )
 
 
