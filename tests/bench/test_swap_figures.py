@@ -45,10 +45,10 @@ def test_latency_is_told_apart_by_when_a_request_was_sent(swap_figures, swapped,
 
 
 def test_a_failed_request_ends_no_gap_and_a_gap_belongs_to_the_swap_that_it_touches(swap_figures, swapped, ask) -> None:
-    answers = [ask(5.0), ask(5.5), ask(9.5), ask(11.0, "refused"), ask(12.5), ask(15.5), ask(15.6)]
+    answers = [ask(5.0), ask(5.5), ask(9.25), ask(11.0, "refused"), ask(12.5), ask(15.5), ask(15.6)]
     figures = swap_figures.swap_figures([swapped(answers)])
-    assert figures["gap_ms"] == 3000.0
-    assert figures["gap_outside_ms"] == 4000.0
+    assert figures["gap_ms"] == 3250.0
+    assert figures["gap_outside_ms"] == 3750.0
 
 
 def test_no_gap_spans_two_recordings(swap_figures, swapped, ask) -> None:
@@ -65,14 +65,14 @@ def test_without_a_good_answer_there_is_no_latency(swap_figures, swapped, ask) -
 def test_a_bad_release_is_over_when_the_last_wrong_answer_is(swap_figures, ask) -> None:
     wrong = f"{swap_figures.WRONG} [5.0, 4.2, 4.6]"
     answers = [
-        ask(1.0), ask(2.0, wrong, "bad"), ask(3.0, wrong, "bad"), ask(3.4, wrong, "bad"), ask(3.5, "refused"),
+        ask(1.0), ask(2.0, wrong, "bad"), ask(3.0, wrong, "bad"), ask(3.2), ask(3.4, wrong, "bad"), ask(3.5, "refused"),
         ask(3.7), ask(3.8),
     ]  # fmt: skip
     figures = swap_figures.bad_release_figures(answers, begin=1.5, verdict=3.0, bad="bad")
-    assert (figures["sent"], figures["wrong"], figures["failed"]) == (7, 3, 1)
+    assert (figures["sent"], figures["wrong"], figures["failed"]) == (8, 3, 1)
     assert figures["verdict_s"] == 1.5
     assert figures["back_ms"] == 710.0
-    assert figures["gap_ms"] == 2700.0
+    assert figures["gap_ms"] == 2200.0
 
 
 def test_a_refused_release_hurt_nobody_and_the_old_version_never_stopped(swap_figures, ask) -> None:
