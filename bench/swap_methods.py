@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from inference import free_port
 from lab import Lab
 from swap_load import MODEL, sample
 
@@ -32,17 +33,22 @@ class Method(Protocol):
         name: its key in the report.
         how: what it does, in words.
         port: where the model answers, whatever version.
+        settle: seconds after a swap that still belong to it: the old version ends in them.
     """
 
     name: str
     how: str
     port: int
+    settle: float
 
     def up(self, version: str) -> None:
         """Serve a version, with nobody asking yet."""
 
     def swap(self, version: str) -> None:
         """Do what an operator does for a new version, until the tool says that it is done."""
+
+    def answers(self, version: str) -> bool:
+        """Whether callers get that version now."""
 
     def bad(self, version: str) -> float | None:
         """The same with a bad release; when the tool found it to be bad (monotonic), None if it never does."""
@@ -88,6 +94,7 @@ class Peer:
     """
 
     name = how = ""
+    settle = 1.0  # the tool returns when the old version has ended
 
     def __init__(self, lab: Lab, images: Mapping[str, str], port: int, unique: str) -> None:
         self.port = port
@@ -101,7 +108,11 @@ class Peer:
     def up(self, version: str) -> None:
         """By default a first start is like any other."""
         self.swap(version)
-        wait_until(lambda: answering(self.port) == version, f"{self.name}: version {version} does not answer")
+        wait_until(lambda: self.answers(version), f"{self.name}: version {version} does not answer")
+
+    def answers(self, version: str) -> bool:
+        """By the version in an answer."""
+        return answering(self.port) == version
 
     def bad(self, version: str) -> float | None:
         """No peer looks at answers: to them the swap went well."""
@@ -134,6 +145,39 @@ class StopAndRun(Peer):
         """Remove the container."""
         self._lab.run("docker", "rm", "-f", self._title, check=False)
         super().down()
+
+
+class StartBeside(StopAndRun):
+    """No swap at all: what it costs callers that a second model server starts and ends beside theirs.
+
+    Every way that keeps the old version answering must do at least this: it is the floor for them.
+    """
+
+    name = "start_beside"
+    how = "docker run of the next version beside the one that answers, until ready; docker stop of it: no swap"
+
+    def up(self, version: str) -> None:
+        """What answers throughout."""
+        super().swap(version)
+        wait_until(lambda: self.answers(version), f"{self.name}: version {version} does not answer")
+
+    def swap(self, version: str) -> None:
+        """Start the next version on another port, wait for it, stop it."""
+        beside, port = f"{self._title}-next", free_port()
+        self._lab.run("docker", "pull", "-q", self._images[version])
+        try:
+            self._lab.run(
+                "docker", "run", "-d", "--init", "--read-only", "--name", beside,
+                "-p", f"127.0.0.1:{port}:8080", self._images[version],
+            )  # fmt: skip
+            wait_until(lambda: answering(port) == version, f"{self.name}: version {version} does not answer")
+            self._lab.run("docker", "stop", beside)
+        finally:
+            self._lab.run("docker", "rm", "-f", beside, check=False)
+
+    def answers(self, version: str) -> bool:  # noqa: ARG002 - whatever was started beside, the first one answers
+        """Whether anything answers."""
+        return answering(self.port) is not None
 
 
 class Compose(Peer):

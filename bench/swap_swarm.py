@@ -26,7 +26,7 @@ class Swarm(Peer):
     """`docker stack deploy` of a service with one replica; the swarm is made by `up` and left by `down`."""
 
     name = "docker_swarm"
-    order, mode = "start-first", "ingress"
+    order, mode, settle = "start-first", "ingress", 6.0
     how = "docker stack deploy: order start-first, health check, rollback on failure, routing mesh"
     _joined = False
 
@@ -109,7 +109,7 @@ class SwarmStopFirst(Swarm):
     """The order that needs no routing mesh: the port belongs to the host, the old task ends first."""
 
     name = "docker_swarm_stop_first"
-    order, mode = "stop-first", "host"
+    order, mode, settle = "stop-first", "host", 1.0
     how = "docker stack deploy: order stop-first, health check, rollback on failure, port of the host"
 
     def check(self) -> None:

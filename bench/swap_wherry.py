@@ -28,6 +28,9 @@ class Wherry:
     name = "wherry"
     how = "wherry rollout start --watch; registry, broker, server, agent and operator's tool on this machine"
 
+    settle = 6.0
+    """The old version drains after the new one is committed, for 5 seconds at most."""
+
     def __init__(self, lab: Lab, versions: int) -> None:
         self.lab, self.port = lab, lab.ports.slot
         self.gates: list[dict[str, Any]] = []
@@ -68,11 +71,15 @@ class Wherry:
     def up(self, version: str) -> None:
         """Have a version committed and answering."""
         roll_out(self.lab, version)
-        wait_until(lambda: answering(self.port) == version, f"wherry: version {version} does not answer")
+        wait_until(lambda: self.answers(version), f"wherry: version {version} does not answer")
 
     def swap(self, version: str) -> None:
         """A rollout, until it is committed."""
         roll_out(self.lab, version)
+
+    def answers(self, version: str) -> bool:
+        """By the version in an answer."""
+        return answering(self.port) == version
 
     def bad(self, version: str) -> float | None:
         """A rollout that the device rejects; when it did, by its own report."""
