@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wherry.release import HttpGate, ReadyGate
+from wherry.release import HttpGate, ReadyGate, TcpGate
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.events import Event, HealthChecked
@@ -58,7 +58,7 @@ class Watch:
 
         def job() -> None:
             for container, (slot, port, image) in targets.items():
-                put(HealthChecked(slot, container, _answers(prober, f"http://127.0.0.1:{port}", image)))
+                put(HealthChecked(slot, container, _answers(prober, port, image)))
 
         self._aide.submit("health", job)
 
@@ -115,11 +115,14 @@ def _known_good(entry: Entry, slot: str) -> str:
     return container_name(entry.device, slot, image) if image else ""
 
 
-def _answers(prober: Prober, base_url: str, image: TrustedImage) -> bool:
+def _answers(prober: Prober, port: int, image: TrustedImage) -> bool:
     """Asked as the release's own gates ask; an image that cannot be asked is well as long as it runs."""
+    base_url = f"http://127.0.0.1:{port}"
     for gate in image.image.gates:
         if isinstance(gate, HttpGate):
             return prober.status(base_url, gate.path, _SECONDS) == gate.status
+        if isinstance(gate, TcpGate):
+            return prober.keeps_connection(port, _SECONDS)
     if image.image.runtime == "custom" and not any(isinstance(gate, ReadyGate) for gate in image.image.gates):
         return True
     return prober.ready(base_url, image.image.model, _SECONDS)

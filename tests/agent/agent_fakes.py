@@ -107,6 +107,7 @@ class World:
     hold_allowed: bool = False
     temperatures: dict[str, float] = field(default_factory=dict)
     asked: int = 0
+    tokens: bool = False
 
     def changed(self, what: str) -> None:
         self.history.append(what)
@@ -162,7 +163,8 @@ class FakeEngine:
         self._up()
         if name in self.world.foreign:
             raise Conflict(f"container {name}", "exists and was not made by this agent")
-        return self.world.containers.get(name)
+        found = self.world.containers.get(name)
+        return replace(found, token="secret") if found and self.world.tokens else found
 
     def has_image(self, image: TrustedImage) -> bool:
         self._up()
@@ -299,7 +301,7 @@ class FakeProber:
         raise InferenceError("model vision", "counts nothing")
 
     def recent(self, base_url: str, token: str, model: str, timeout: float) -> list[int]:
-        return list(range(1, self.world.asked + 1))
+        return list(range(1, self.world.asked + 1)) if token else []
 
     def recorded(self, base_url: str, token: str, number: int, timeout: float) -> Recorded | None:
         return Recorded(number, "tensors", b"", None, [tensor_from_values("y", "FP32", [1, 2], [0.25, 0.75])])

@@ -1,6 +1,7 @@
 """Images: same input, same digest; a new version moves the model layer alone; the release says all that is needed."""
 
 import json
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,22 @@ import pytest
 
 from wherry.errors import FitError, InputError, RegistryError
 from wherry.identity import sha256_digest
-from wherry.release import GoldenFile, GoldenGate, HttpGate, ModelFile
+from wherry.release import (
+    GoldenFile,
+    GoldenGate,
+    HttpGate,
+    MemoryGate,
+    ModelFile,
+    RehearsalGate,
+    RunSpec,
+    TcpGate,
+)
 from wherry_cli.packaging.app_layer import serving_layer
 from wherry_cli.packaging.base import Base
 from wherry_cli.packaging.build import ImageOptions, ProgramLayers, assemble, build_image, check_size
 from wherry_cli.packaging.command import PackageOrder, package, parse_shapes
 from wherry_cli.packaging.from_image import ReadyMade, rebuild_image
+from wherry_cli.packaging.gates import gates, parse_gate
 from wherry_cli.packaging.golden import golden_bytes
 from wherry_cli.packaging.layers import Entry, make_layer
 from wherry_cli.packaging.model import ModelWishes, read_model
@@ -139,7 +150,7 @@ def test_serving_layer_is_source_of_server_and_contract_alone(store):
 def test_gates_and_needs_follow_from_the_image(build, store):
     built = build(store)
     image = packaged_image(built, served(built, "int8"), "r:1/wherry/vision", ReleaseOptions())
-    assert [gate.kind for gate in image.gates] == ["ready", "golden"]
+    assert [gate.kind for gate in image.gates] == ["ready", "golden", "memory", "soak"]
     golden = golden_gate(image)
     assert (golden.tolerance, golden.cosine, golden.cases) == ("0.05", "0.99", 3)
     assert golden.digest == sha256_digest(built.golden)
@@ -148,7 +159,48 @@ def test_gates_and_needs_follow_from_the_image(build, store):
     assert image.needs.memory_mb == image.run.memory_mb == 256
     release = image.to_release_image(7)
     assert (release.counter, release.target_path()) == (7, "models/vision/generic-amd64/7.manifest.json")
-    assert release.to_custom()["gates"][-1]["tolerance"] == "0.05"
+    assert release.to_custom()["gates"][1]["tolerance"] == "0.05"
+    assert not release.breaking
+
+
+def test_gates_that_the_operator_asks_for_come_in_the_order_in_which_they_are_asked(build, store):
+    built = build(store)
+    chosen = tuple(map(parse_gate, ("shadow:seconds=3", "latency", "memory:percent=50", "rehearsal:by=class")))
+    options = ReleaseOptions(gates=chosen, breaking=True)
+    image = packaged_image(built, served(built), "r:1/wherry/vision", options)
+    kinds = ["ready", "golden", "memory", "latency", "rehearsal", "shadow", "soak"]
+    assert [gate.kind for gate in image.gates] == kinds
+    found = {gate.kind: gate for gate in image.gates}
+    assert (found["memory"].percent, found["latency"].factor, found["rehearsal"].by) == (50, "1.5", "class")
+    assert image.to_release_image(1).breaking
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("voodoo", "names no gate 'voodoo'"),
+        ("ready", "names no gate 'ready'"),
+        ("memory:color=red", "names no setting 'color' of gate memory"),
+        ("memory:percent=200", "percent: Input should be less than or equal to 100"),
+        ("latency:factor=fast", "factor: String should match pattern"),
+    ],
+)
+def test_a_gate_that_is_not_readable_is_refused_in_words(text, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        parse_gate(text)
+
+
+def test_an_image_that_speaks_no_protocol_is_asked_over_http_or_tcp(build, store):
+    plain, run = served(build(store)), RunSpec()
+    assert [gate.kind for gate in gates(None, plain, run, None)] == ["http"]
+    assert [gate.kind for gate in gates(None, plain, run, None, [TcpGate()])] == ["tcp"]
+    assert [gate.kind for gate in gates(None, plain, run, "/up", [TcpGate(), MemoryGate()])] == [
+        "http",
+        "tcp",
+        "memory",
+    ]
+    with pytest.raises(InputError, match="needs a model server"):
+        gates(None, plain, run, None, [RehearsalGate()])
 
 
 def test_a_base_for_a_gpu_says_what_it_needs(build, store, profiles):
@@ -302,7 +354,7 @@ def test_package_pushes_one_image_per_profile_and_describes_them(light, registry
     assert read_package_file(tmp_path / "out" / "package.json") == made
     assert [image.profile for image in made.images] == ["generic-amd64", "raspberry-pi-5"]
     assert {image.stage for image in made.images} == {"qa"}
-    assert [gate.kind for gate in made.images[0].gates] == ["ready", "signature", "golden"]
+    assert [gate.kind for gate in made.images[0].gates] == ["ready", "signature", "golden", "memory", "soak"]
     assert golden_gate(made.images[0]).digest == sha256_digest((tmp_path / "out" / "golden.json").read_bytes())
     with RegistryClient(registry) as client:
         for image in made.images:
