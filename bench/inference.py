@@ -157,6 +157,17 @@ def p50_us(ask: Callable[[], Any], count: int) -> float:
     return statistics.median(times) * 1e6
 
 
+def recent_us(count: int = 20_000) -> float:
+    """What keeping a request for a rehearsal adds to it, where the release consents (ring full, 4 KB a request)."""
+    from wherry_serving.recent import RecentRequests
+
+    ring, body = RecentRequests(100, "token"), bytes(2048)
+    began = time.perf_counter()
+    for _ in range(count):
+        ring.add("tiny", "tensors", body, None, body, None)
+    return (time.perf_counter() - began) / count * 1e6
+
+
 def measure() -> dict[str, float]:
     """Medians over all rounds, in microseconds."""
     import numpy as np
@@ -201,6 +212,7 @@ def measure() -> dict[str, float]:
         "serving_added_us": round(added, 1),
         "serving_added_us_mlserver": round(peer, 1),
         "serving_times_better_than_mlserver": round(peer / added, 2),
+        "serving_recent_us": round(statistics.median(recent_us() for _ in range(5)), 2),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,15 @@ from agent_fakes import GOLDEN
 
 from wherry.errors import InferenceError
 from wherry.release import GoldenFile
-from wherry.tensors import HEADER_LENGTH, PROBE, InferResponse, decode_request, encode_response, tensor_from_values
+from wherry.tensors import (
+    HEADER_LENGTH,
+    PROBE,
+    TOKEN,
+    InferResponse,
+    decode_request,
+    encode_response,
+    tensor_from_values,
+)
 from wherry_agent.prober import HttpProber
 
 CASE = GoldenFile.model_validate_json(GOLDEN).cases[0]
@@ -125,3 +134,98 @@ def test_an_answer_that_is_no_answer_is_an_inference_error(server, mode, words):
     ModelServer.mode = mode
     with pytest.raises(InferenceError, match=words):
         HttpProber().infer(server, "vision", CASE, 2)
+
+
+@pytest.mark.parametrize(("manner", "kept"), [("keeps", True), ("talks", True), ("closes", False), ("absent", False)])
+def test_a_port_behind_a_proxy_that_closes_at_once_is_not_open(manner, kept):
+    listener = socket.create_server(("127.0.0.1", 0))
+    port, held = listener.getsockname()[1], []
+
+    def serve() -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        if manner == "talks":
+            connection.sendall(b"220 hello")
+        if manner == "closes":
+            connection.close()
+        held.append(connection)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    if manner == "absent":
+        listener.close()
+    else:
+        thread.start()
+    assert HttpProber().keeps_connection(port, 5.0) is kept
+    listener.close()
+    if manner != "absent":
+        thread.join(5)
+    for connection in held:
+        connection.close()
+
+
+def recent_server(serve, answers):
+    """A model server that keeps requests: path to status and body."""
+    asked = []
+
+    class Keeps(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get(TOKEN)))
+            status, body = answers.get(self.path, (404, b"{}"))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    return serve(Keeps), asked
+
+
+@pytest.fixture
+def serve():
+    started = []
+
+    def begin(handler) -> str:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        started.append((server, thread))
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield begin
+    for server, thread in started:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+def test_recent_requests_are_read_with_the_token_and_split_where_the_answer_begins(serve):
+    outputs = (tensor_from_values("y", "FP32", [1], [0.5]),)
+    answer, _ = encode_response(InferResponse("vision", "1", "", outputs), lambda _: False)
+    head = {"number": 2, "model": "vision", "form": "tensors", "request_bytes": 4, "request_header": None}
+    record = json.dumps(head | {"answer_header": None}).encode() + b"\nask\n" + answer
+    url, asked = recent_server(
+        serve,
+        {
+            "/wherry/recent": (200, b'{"recent": [[1, "vision", 9], [2, "vision", 9], [3, "other", 9]]}'),
+            "/wherry/recent/2": (200, record),
+            "/wherry/recent/9": (200, b"nonsense"),
+        },
+    )
+    prober = HttpProber()
+    assert prober.recent(url, "sesame", "vision", 5) == [1, 2]
+    found = prober.recorded(url, "sesame", 2, 5)
+    assert (found.form, found.request, list(found.outputs[0].values())) == ("tensors", b"ask\n", [0.5])
+    assert prober.recorded(url, "sesame", 5, 5) is None
+    with pytest.raises(InferenceError, match="is not readable"):
+        prober.recorded(url, "sesame", 9, 5)
+    assert {token for _, token in asked} == {"sesame"}
+
+
+def test_a_server_that_keeps_nothing_has_no_recent_requests(serve):
+    url, asked = recent_server(serve, {})
+    assert HttpProber().recent(url, "sesame", "vision", 5) == []
+    assert HttpProber().recent(url, "", "vision", 5) == []
+    assert len(asked) == 1, "without a token nobody is asked"
