@@ -29,7 +29,7 @@ _INSIDE = "WHERRY_FAULTS_INSIDE"
 def main() -> int:
     """Sweep what is asked for. Returns 1 when a fault failed."""
     options = _options()
-    chosen = [one for one in FAULTS if _wanted(one, options)]
+    chosen = sorted((one for one in FAULTS if _wanted(one, options)), key=lambda one: GROUPS.index(one.group))
     if options.list:
         for one in chosen:
             print(f"{one.group:9} {one.number:3} {one.name}")
@@ -128,7 +128,7 @@ def _devices(rig: Rig, names: set[str]) -> dict[str, Device]:
 def _line(row: Row, number: int, total: int) -> str:
     mark = "ok    " if row.ok else "FAILED"
     return (
-        f"[{number}/{total}] {mark} {row.group} {row.name}: {row.injections} injections, {row.kill_points} kill points, "
+        f"[{number}/{total}] {mark} {row.group} {row.name}: {row.injections} injections, {row.kill_points} kills, "
         f"{row.checks} checks, {row.failed_requests} of {row.sent} requests failed, {row.wrong_answers} wrong "
         f"({row.seconds:.0f} s)" + ("" if row.ok else f"\n    {row.outcome}")
     )

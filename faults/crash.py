@@ -73,9 +73,7 @@ def _sweep(run: Run, expected: str, step: int, recoveries: int, last: int = 400)
 
 @fault("Crash", 2, "SIGKILL at every call and commit, good release", sample=True)
 def every_point(run: Run) -> None:
-    """The process kills itself before and after each engine call, pull line, nft call, probe, commit, fsync,
-    rename and unlink of a swap.
-    """
+    """SIGKILL before and after each engine call, nft call, probe, commit, fsync, rename and unlink of a swap."""
     _sweep(run, "2", step=2, recoveries=0)
 
 
@@ -119,8 +117,8 @@ def syscalls(run: Run) -> None:
 
 
 def _traced(run: Run, call: str, number: int) -> bool:
-    inject = f"inject={call}:signal=KILL:when={number}"
-    run.device.start(["strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
+    inject = f"inject={call}:signal=SIGKILL:when={number}"
+    run.device.start(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
                       *PROGRAM])  # fmt: skip
     deadline = time.monotonic() + 60
     while run.device.alive and time.monotonic() < deadline:
@@ -136,9 +134,7 @@ def _traced(run: Run, call: str, number: int) -> bool:
 
 @fault("Crash", 5, "power cut: unsynced writes lost", sample=True)
 def unsynced(run: Run) -> None:
-    """Strace records every write of the state folder and kills at the N-th sync; the folder is then made anew from
-    what had been synced, and a random subset of the rest, in order.
-    """
+    """Killed at the N-th sync; the state folder holds what was synced, and a random subset of the rest."""
     _power_cuts(run, torn=False)
 
 

@@ -52,6 +52,9 @@ def judge(outputs: list[Tensor]) -> str | None:
     return None if any(abs(first - good) < 1e-5 for good in (1.0, 2.0)) else f"wrong answer {first}"
 
 
+_SURVIVES: Any = {"Name": "unless-stopped"}
+
+
 class Device:
     """An enrolled device that can be put back to the moment when version 1 had just been committed.
 
@@ -248,15 +251,14 @@ class Device:
         self._starts = max(self._starts, int((self.read_rows_safely().get("meta") or {}).get("starts", 0)))
         api = self.rig.engine.api
         first = next(item for item in self.containers() if item["version"] == "1")
-        api.update_container(first["id"], restart_policy={"Name": "unless-stopped"})
+        api.update_container(first["id"], restart_policy=_SURVIVES)
         api.start(first["id"])
         eventually(lambda: self.answers("1", first["port"]), 30, "version 1 does not come back")
         self.route.apply({self.port: first["port"]})
         for item in self.containers():
             if item["version"] != "1":
                 api.remove_container(item["id"], force=True, v=True)
-        if not keep_image:
-            self.drop_image("2")
+        self._place_image("2") if keep_image else self.drop_image("2")
         self._restore_folder()
         self.marks = self.read_marks()
 
@@ -277,6 +279,15 @@ class Device:
         with contextlib.suppress(sqlite3.Error, OSError, ValueError):
             return self.read_rows()
         return {}
+
+    def _place_image(self, version: str) -> None:
+        """Have the image on the device, past the agent."""
+        image, api = self.rig.images[version], self.rig.engine.api
+        reference = f"{image['repository']}@{image['digest']}"
+        try:
+            api.inspect_image(reference)
+        except docker.errors.ImageNotFound:
+            api.pull(reference)
 
     def drop_image(self, version: str) -> None:
         """Remove an image from the engine, so that it must be fetched."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import docker
 import requests
@@ -33,7 +34,7 @@ class Engine:
         return self._process.pid
 
     @property
-    def api(self) -> docker.APIClient:
+    def api(self) -> Any:
         """A new client; the engine may have been killed since the last one."""
         return docker.APIClient(base_url=f"unix://{self.socket}", version="auto", timeout=30)
 
@@ -66,14 +67,14 @@ class Engine:
             time.sleep(0.1)
 
     def _clear_pids(self) -> None:
-        """What a killed daemon leaves behind; the next one would refuse to start, or wait for a stranger."""
-        for file in (self._folder / "docker.pid", self._folder / "exec/containerd/containerd.pid"):
-            with contextlib.suppress(OSError, ValueError):
-                pid = int(file.read_text())
-                if file.name == "docker.pid" or not Path(f"/proc/{pid}/comm").read_text().startswith("containerd"):
-                    file.unlink()
-            if file.exists() and file.name == "docker.pid":
-                file.unlink()
+        """Remove what a killed daemon leaves behind; the next one would refuse to start, or wait for a dead one."""
+        (self._folder / "docker.pid").unlink(missing_ok=True)
+        file = self._folder / "exec/containerd/containerd.pid"
+        with contextlib.suppress(OSError, ValueError):
+            status = Path(f"/proc/{int(file.read_text())}/status").read_text()
+            if status.startswith("Name:\tcontainerd") and "State:\tZ" not in status:
+                return
+        file.unlink(missing_ok=True)
 
     def send(self, sign: signal.Signals) -> None:
         """Signal the daemon; a fatal one is waited for."""

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,9 +108,20 @@ def _wrap(points: Points) -> None:
     tally.add = points.around("pull progress", tally.add)
 
 
+def _steady_sleep() -> None:
+    """Sleep by select: libfaketime 0.9.10 breaks the absolute clock_nanosleep that Python sleeps by."""
+
+    def sleep(seconds: Any) -> None:
+        select.select([], [], [], max(0.0, float(seconds)))
+
+    time.sleep = sleep
+
+
 def main() -> int:
     """Wrap, then be the agent."""
     environ = os.environ
+    if "FAKETIME_TIMESTAMP_FILE" in environ:
+        _steady_sleep()
     log = Path(environ["WHERRY_FAULT_LOG"])
     _wrap(Points(int(environ.get("WHERRY_FAULT_POINT", "0")), log, environ.get("WHERRY_FAULT_LOST", "")))
     from wherry_agent.app import main as agent

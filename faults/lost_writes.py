@@ -64,14 +64,14 @@ class Record:
 
     def _take(self, call: str, rest: str, result: int) -> None:
         texts = [bytes.fromhex(text.replace("\\x", "")) for text in _TEXT.findall(rest)]
-        opened = _PATH.search(_HEX.sub(lambda found: chr(int(found[1], 16)), rest) if "<\\x" in rest else rest)
+        opened = [Path(_HEX.sub(lambda found: chr(int(found[1], 16)), path)) for path in _PATH.findall(rest)]
         if call in ("fsync", "fdatasync"):
-            self._sync(Path(opened[1])) if opened else None
-        elif call in ("pwrite64", "write") and opened and self._ours(Path(opened[1])) and texts:
-            self._write(Path(opened[1]), call, texts[0][:result], rest)
-        elif call == "ftruncate" and opened and self._ours(Path(opened[1])):
-            self.changes.append(Change("truncate", Path(opened[1]), offset=int(rest.rpartition(",")[2])))
-        elif (call == "openat" and texts and "O_TRUNC" in rest) or "O_CREAT" in rest:
+            self._sync(opened[0]) if opened else None
+        elif call in ("pwrite64", "write") and opened and self._ours(opened[0]) and texts:
+            self._write(opened[0], call, texts[0][:result], rest)
+        elif call == "ftruncate" and opened and self._ours(opened[0]):
+            self.changes.append(Change("truncate", opened[0], offset=int(rest.rpartition(",")[2])))
+        elif call == "openat" and texts and ("O_TRUNC" in rest or "O_CREAT" in rest):
             path = Path(os.fsdecode(texts[0]))
             if self._ours(path):
                 self.changes.append(Change("open", path, data=b"truncate" if "O_TRUNC" in rest else b""))
@@ -128,8 +128,8 @@ class PowerCut:
         shutil.rmtree(self._before, ignore_errors=True)
         shutil.copytree(device.state, self._before, ignore=shutil.ignore_patterns("local.sock"))
         argv = [
-            "strace", "-f", "-qq", "-y", "-xx", "-s", "1000000", "--seccomp-bpf", "-o", str(self._trace),
-            "-e", f"trace={_CALLS}", "-e", f"inject={call}:signal=KILL:when={number}",
+            "strace", "-f", "-qq", "-y", "-xx", "-s", "1000000", "-o", str(self._trace),
+            "-e", f"trace={_CALLS}", "-e", f"inject={call}:signal=SIGKILL:when={number}",
         ]  # fmt: skip
         device.start([*argv, *PROGRAM])
         deadline = time.monotonic() + 60

@@ -175,7 +175,8 @@ def storm(run: Run) -> None:
 
 def _garbage() -> list[bytes]:
     return [
-        b"", b"\0" * 1000, b"\xff\xfe\xfd" * 100, b"x" * 250_000, b"[" * 100_000, b'{"a":' * 50_000, b'{"type":"retry"}',
+        b"", b"\0" * 1000, b"\xff\xfe\xfd" * 100, b"x" * 250_000, b"[" * 100_000, b'{"a":' * 50_000,
+        b'{"type":"retry"}',
         b'{"type":"poll_now","type":"retry","schema":99999999999999999999999999}', json.dumps({"signed": {}}).encode(),
     ]  # fmt: skip
 

@@ -158,13 +158,9 @@ class _Relay:
         counted = False
         while ends:
             if self._stalls() or (self._met is not None and self._met.stall):
-                if not counted:
-                    counted = True
-                    if self._met is None:
-                        self._hit(b"")
-                time.sleep(0.05)
-                if select.select([self._client], [], [], 0)[0] and not self._client.recv(1, socket.MSG_PEEK):
-                    return  # its peer gave up
+                counted = counted or self._met is not None or self._hit(b"") is not None
+                if self._abandoned():
+                    return
                 continue
             ready = select.select(ends, [], [], 0.1)[0]
             if self._stalls():
@@ -182,6 +178,11 @@ class _Relay:
                     self._request(piece)
                 else:
                     self._answer(piece)
+
+    def _abandoned(self) -> bool:
+        """Whether the client of a stalled connection gave up."""
+        time.sleep(0.05)
+        return bool(select.select([self._client], [], [], 0)[0]) and not self._client.recv(1, socket.MSG_PEEK)
 
     def _request(self, piece: bytes) -> None:
         met = self._hit(piece)

@@ -45,7 +45,7 @@ def racing(run: Run) -> None:
     with run.swap(seconds=120):
         for _ in range(max(1, round(3 * run.scale))):
             done: list[subprocess.CompletedProcess[str]] = []
-            threads = [threading.Thread(target=lambda: done.append(_republish(run))) for _ in range(2)]
+            threads = [threading.Thread(target=lambda done=done: done.append(_republish(run))) for _ in range(2)]
             for one in threads:
                 one.start()
             for one in threads:
@@ -105,7 +105,7 @@ def abuse(run: Run) -> None:
         for _ in range(max(1, round(10 * run.scale))):
             for method, path, body in asked:
                 request = urllib.request.Request(
-                    run.rig.lab.server_url + path, data=body, method=method, headers={"Authorization": f"Bearer {token}"}
+                    run.rig.lab.server_url + path, body, {"Authorization": f"Bearer {token}"}, method=method
                 )  # fmt: skip
                 status = _status(request, context)
                 run.hit()

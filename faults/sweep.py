@@ -155,6 +155,7 @@ class Run:
         keep_image: bool = True,
         seconds: float = 90,
         env: dict[str, str] | None = None,
+        argv: list[str] | None = None,
         start: bool = True,
     ) -> Iterator[Device]:
         """A swap from version 1, under load; the block injects. Afterwards the device converges and all is checked.
@@ -165,6 +166,7 @@ class Run:
             keep_image: whether the wanted image is on the device already.
             seconds: deadline for convergence, from the end of the block.
             env: of the agent.
+            argv: another program that is the agent.
             start: whether the agent is started before the block.
         """
         device = self.device
@@ -173,10 +175,10 @@ class Run:
         try:
             with self.loaded():
                 if start:
-                    device.start(env=env)
+                    device.start(argv, env)
                 yield device
                 if not device.alive:
-                    device.start(env=env)
+                    device.start(argv, env)
                 self.converge(expected, seconds)
                 time.sleep(0.3)
         finally:
