@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from wherry.errors import WherryError
 from wherry.messages import DeploymentEvent, Problem, StateReport
 from wherry_agent.assignment import Assignment
+from wherry_agent.endings import problem_of
 from wherry_agent.entry import Entry
 from wherry_agent.ports import Link, Observed, Recorder
-from wherry_agent.progress import problem_of
 from wherry_agent.reporter import View, deployment_report, state_report
 
 _REPORTS_PER_START = 1_000_000

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from wherry.errors import GateFailed, Tampered, WherryError
+from wherry.errors import Tampered
 from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.assignment import Marks, TrustedImage
-from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
+from wherry_agent.endings import ENDINGS, advanced, problem_of, with_slot
+from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, same, withdrawn
 from wherry_agent.events import Cancelled, Done, Failed, GateAsked, StepFinished, StepProgress
 from wherry_agent.states import Move, allows, next_phase
-
-_PHASES_KEPT = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +75,6 @@ class Cleared:
 Fact = Booted | Accepted | Admitted | Refused | Began | StepFinished | StepProgress | GateAsked | Superseded | Cleared
 
 
-def problem_of(error: WherryError) -> Problem:
-    """An error as reports carry it."""
-    return Problem(**error.as_dict())
-
-
 def advance(entry: Entry, fact: Fact, now: datetime, limits: Limits) -> Entry:
     """The entry after a fact.
 
@@ -88,21 +82,6 @@ def advance(entry: Entry, fact: Fact, now: datetime, limits: Limits) -> Entry:
         PhaseError: the phase table does not allow it; the entry stays as it was.
     """
     return _REDUCERS[type(fact)](entry, fact, now, limits)
-
-
-def _moved(deployment: Deployment, move: Move, now: datetime, **changes: Any) -> Deployment:
-    phase = next_phase(deployment.phase, move)
-    phases = deployment.phases
-    if phase != deployment.phase:
-        phases = (*phases, (phase, now))
-        if len(phases) > _PHASES_KEPT:
-            phases = (*phases[: _PHASES_KEPT // 2], *phases[-_PHASES_KEPT // 2 :])
-    rest: dict[str, Any] = {"finished": None, "gate": None, "deadline": None} | changes
-    return replace(deployment, phase=phase, phases=phases, updated=now, **rest)
-
-
-def _with(entry: Entry, slot: SlotEntry, **changes: Any) -> Entry:
-    return replace(entry, slots={**entry.slots, slot.slot: slot}, **changes)
 
 
 def _booted(entry: Entry, fact: Booted, now: datetime, limits: Limits) -> Entry:
@@ -118,10 +97,10 @@ def _booted(entry: Entry, fact: Booted, now: datetime, limits: Limits) -> Entry:
 def _rebooted(trial: Deployment, now: datetime, limits: Limits) -> Deployment:
     """A candidate that takes the device down again and again is not tried for ever."""
     if trial.unclear + 1 < limits.unclear_attempts:
-        return _moved(trial, "reboot", now, unclear=trial.unclear + 1, mode=None)
+        return advanced(trial, "reboot", now, unclear=trial.unclear + 1, mode=None)
     thing, reason = f"release {trial.image.image.label()}", f"the device rebooted {trial.unclear + 1} times during it"
     problem = Problem(code="deployment", thing=thing, reason=reason, fix="Look for what makes the device reboot")
-    return _moved(trial, "fail", now, verdict="reject", problem=problem)
+    return advanced(trial, "fail", now, verdict="reject", problem=problem)
 
 
 def _accepted(entry: Entry, fact: Accepted, _now: datetime, _limits: Limits) -> Entry:
@@ -152,24 +131,24 @@ def _admitted(entry: Entry, fact: Admitted, now: datetime, _limits: Limits) -> E
     slot = entry.slots[fact.slot]
     last = slot.deployment
     if last and last.phase == "refused" and same(last.image, fact.image):
-        deployment = _moved(last, "admit", now, problem=None, retry_at=None)
-        return _with(entry, replace(slot, deployment=deployment))
+        deployment = advanced(last, "admit", now, problem=None, retry_at=None)
+        return with_slot(entry, replace(slot, deployment=deployment))
     deployment = _new(entry, slot, fact.image, "admit", now)
-    return _with(entry, replace(slot, deployment=deployment), deployments=entry.deployments + 1)
+    return with_slot(entry, replace(slot, deployment=deployment), deployments=entry.deployments + 1)
 
 
 def _refused(entry: Entry, fact: Refused, now: datetime, limits: Limits) -> Entry:
     slot = entry.slots[fact.slot]
     last, count = slot.deployment, entry.deployments
     if last and last.phase == "refused" and same(last.image, fact.image):
-        deployment = _moved(last, "refuse", now)
+        deployment = advanced(last, "refuse", now)
     else:
         deployment, count = _new(entry, slot, fact.image, "refuse", now), count + 1
     attempts = deployment.attempts + 1
     deployment = replace(
         deployment, problem=fact.problem, attempts=attempts, retry_at=now + limits.wait(attempts + 4)
     )  # fmt: skip
-    return _with(entry, replace(slot, deployment=deployment), deployments=count)
+    return with_slot(entry, replace(slot, deployment=deployment), deployments=count)
 
 
 def _began(entry: Entry, fact: Began, now: datetime, _limits: Limits) -> Entry:
@@ -183,7 +162,7 @@ def _began(entry: Entry, fact: Began, now: datetime, _limits: Limits) -> Entry:
     elif isinstance(step, steps.Retire):
         changes["mode"] = "replace"
     move: Move = step.move  # type: ignore[assignment]
-    return _with(entry, replace(slot, deployment=_moved(slot.deployment, move, now, **changes)))
+    return with_slot(entry, replace(slot, deployment=advanced(slot.deployment, move, now, **changes)))
 
 
 def _superseded(entry: Entry, fact: Superseded, now: datetime, _limits: Limits) -> Entry:
@@ -192,9 +171,9 @@ def _superseded(entry: Entry, fact: Superseded, now: datetime, _limits: Limits) 
         return entry
     thing, reason = f"release {slot.deployment.image.image.label()}", f"gave way to {fact.by}"
     problem = Problem(code="conflict", thing=thing, reason=reason, fix="Nothing to do")
-    moved = _moved(slot.deployment, "supersede", now, problem=problem, verdict="supersede", retry_at=None)
+    moved = advanced(slot.deployment, "supersede", now, problem=problem, verdict="supersede", retry_at=None)
     litter = slot.litter if moved.active else (*slot.litter, moved.image)
-    return _with(entry, replace(slot, deployment=moved, litter=litter))
+    return with_slot(entry, replace(slot, deployment=moved, litter=litter))
 
 
 def _cleared(entry: Entry, fact: Cleared, _now: datetime, _limits: Limits) -> Entry:
@@ -211,7 +190,7 @@ def _progress(entry: Entry, fact: StepProgress, _now: datetime, _limits: Limits)
     if slot is None or slot.trial is None:
         return entry
     deployment = replace(slot.trial, fetched_bytes=fact.fetched_bytes, total_bytes=fact.total_bytes)
-    return _with(entry, replace(slot, deployment=deployment))
+    return with_slot(entry, replace(slot, deployment=deployment))
 
 
 def _asked(entry: Entry, fact: GateAsked, now: datetime, _limits: Limits) -> Entry:
@@ -220,7 +199,7 @@ def _asked(entry: Entry, fact: GateAsked, now: datetime, _limits: Limits) -> Ent
         return entry
     # To the second: reports that differ in less are not worth a message.
     deadline = (now + timedelta(seconds=fact.seconds)).replace(microsecond=0)
-    return _with(entry, replace(slot, deployment=replace(slot.trial, gate=fact.gate, deadline=deadline)))
+    return with_slot(entry, replace(slot, deployment=replace(slot.trial, gate=fact.gate, deadline=deadline)))
 
 
 def _finished(entry: Entry, fact: StepFinished, now: datetime, limits: Limits) -> Entry:
@@ -229,12 +208,12 @@ def _finished(entry: Entry, fact: StepFinished, now: datetime, limits: Limits) -
         return entry
     if isinstance(fact.outcome, Failed):
         return _failed(entry, slot, fact.step, fact.outcome, now, limits)
-    ending = _ENDINGS.get(type(fact.step))
+    ending = ENDINGS.get(type(fact.step))
     if ending is not None:
         return ending(entry, slot, fact.step, now, limits)
     if fact.step.move is None or slot.trial is None:
         return entry
-    return _with(entry, replace(slot, deployment=_succeeded(slot.trial, fact.step, fact.outcome)))
+    return with_slot(entry, replace(slot, deployment=_succeeded(slot.trial, fact.step, fact.outcome)))
 
 
 def _succeeded(trial: Deployment, step: steps.Step, outcome: Done) -> Deployment:
@@ -253,72 +232,6 @@ def _gates(trial: Deployment, step: steps.Step, found: tuple[GateResult, ...]) -
     return (*kept, *(gate for gate in found if gate.kind == "soak" or not gate.ok))
 
 
-def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
-    trial = slot.trial
-    if trial is None:
-        return entry
-    old = slot.previous if slot.known_good else None
-    previous = slot.known_good or slot.previous
-    moved = _moved(trial, "committed", now, attempts=0, unclear=0)
-    litter = (*slot.litter, old) if old else slot.litter
-    return _with(
-        entry,
-        replace(slot, known_good=trial.image, previous=previous, deployment=moved, litter=litter, since=trial.turned),
-    )
-
-
-def _after_prune(entry: Entry, slot: SlotEntry, step: steps.Step, _now: datetime, _limits: Limits) -> Entry:
-    images = step.images if isinstance(step, steps.Prune) else ()
-    return _with(entry, replace(slot, litter=tuple(image for image in slot.litter if image not in images)))
-
-
-_ROLLED_BACK: Mapping[Verdict, Move] = {"reject": "reject", "retry": "retry", "supersede": "withdrawn"}
-
-
-def _after_rollback(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, limits: Limits) -> Entry:
-    trial = slot.trial
-    if trial is None:
-        return entry
-    if trial.turned:  # callers had reached the candidate: now they reach the known-good again
-        slot = replace(slot, since=now)
-    verdict = trial.verdict or "retry"
-    moved = _moved(trial, _ROLLED_BACK[verdict], now, verdict=None, retry_at=None)
-    if verdict == "retry":
-        moved = replace(moved, mode=None, retry_at=now + limits.wait(trial.attempts))
-        return _with(entry, replace(slot, deployment=moved))
-    rejected = dict(entry.rejected)
-    if verdict == "reject" and trial.problem:
-        rejected[trial.image.digest] = Rejection(trial.image.digest, slot.slot, trial.problem, now)
-    return _with(entry, replace(slot, deployment=moved, litter=(*slot.litter, trial.image)), rejected=rejected)
-
-
-def _after_fall_back(
-    entry: Entry, slot: SlotEntry, step: steps.FallBack, now: datetime, _limits: Limits
-) -> Entry:  # fmt: skip
-    """The release before is known-good again; the other is not tried again by itself."""
-    error = GateFailed(
-        f"release {step.rejected.image.label()}", f"golden gate, after it was committed: {step.why.detail}"
-    )
-    problem, last = problem_of(error), slot.deployment
-    if last and same(last.image, step.rejected) and allows(last.phase, "fall_back"):
-        last = _moved(last, "fall_back", now, problem=problem, gates=(*last.gates, step.why))
-    fresh = replace(
-        slot, known_good=step.image, previous=None, deployment=last, litter=(*slot.litter, step.rejected), since=now
-    )  # fmt: skip
-    rejection = Rejection(step.rejected.digest, slot.slot, problem, now)
-    return _with(entry, fresh, rejected={**entry.rejected, step.rejected.digest: rejection})
-
-
-def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
-    gone = tuple(image for image in (slot.known_good, slot.previous) if image)
-    last = slot.deployment
-    if last and allows(last.phase, "remove"):
-        last = _moved(last, "remove", now)
-    return _with(
-        entry, replace(slot, known_good=None, previous=None, deployment=last, litter=(*slot.litter, *gone))
-    )  # fmt: skip
-
-
 def _failed(
     entry: Entry, slot: SlotEntry, step: steps.Step, outcome: Failed, now: datetime, limits: Limits
 ) -> Entry:  # fmt: skip
@@ -328,13 +241,13 @@ def _failed(
     attempts = trial.attempts + 1
     problem, wait = problem_of(outcome.error), now + limits.wait(attempts)
     if isinstance(step, steps.Rollback):
-        return _with(entry, replace(slot, deployment=replace(trial, attempts=attempts, retry_at=wait)))
+        return with_slot(entry, replace(slot, deployment=replace(trial, attempts=attempts, retry_at=wait)))
     if isinstance(step, steps.Fetch):
         refused = isinstance(outcome.error, Tampered) and attempts >= limits.tampered_attempts
         at = now + limits.wait(attempts + 4) if refused else wait
-        moved = _moved(trial, "refuse" if refused else "retry", now, attempts=attempts, retry_at=at, problem=problem)
-        return _with(entry, replace(slot, deployment=moved))
-    return _with(entry, replace(slot, deployment=_failed_trial(trial, step, outcome, now, limits)))
+        moved = advanced(trial, "refuse" if refused else "retry", now, attempts=attempts, retry_at=at, problem=problem)
+        return with_slot(entry, replace(slot, deployment=moved))
+    return with_slot(entry, replace(slot, deployment=_failed_trial(trial, step, outcome, now, limits)))
 
 
 def _failed_trial(
@@ -342,19 +255,12 @@ def _failed_trial(
 ) -> Deployment:  # fmt: skip
     unclear = trial.unclear + (outcome.blame == "unclear")
     blamed = outcome.blame == "release" or unclear >= limits.unclear_attempts
-    return _moved(
+    return advanced(
         trial, "fail", now, verdict="reject" if blamed else "retry", problem=problem_of(outcome.error),
         unclear=unclear, attempts=trial.attempts + 1, retry_at=None, gates=_gates(trial, step, outcome.gates),
     )  # fmt: skip
 
 
-_ENDINGS: Mapping[type, Callable[[Entry, SlotEntry, Any, datetime, Limits], Entry]] = {
-    steps.Commit: _after_commit,
-    steps.Prune: _after_prune,
-    steps.Rollback: _after_rollback,
-    steps.Remove: _after_remove,
-    steps.FallBack: _after_fall_back,
-}
 _REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
     Booted: _booted,
     Accepted: _accepted,

@@ -11,6 +11,7 @@ from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
 from wherry_agent.admission import admit
 from wherry_agent.assignment import Assignment, TrustedImage
+from wherry_agent.endings import problem_of
 from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.intake import Background, Intake, tells_news
 from wherry_agent.journal import Journal
@@ -268,7 +269,7 @@ class Reconciler:
                 self._journal.apply(progress.Admitted(slot.slot, image), now)
             else:
                 _log.warning("slot %s: refused: %s", slot.slot, problem)
-                self._journal.apply(progress.Refused(slot.slot, image, progress.problem_of(problem)), now)
+                self._journal.apply(progress.Refused(slot.slot, image, problem_of(problem)), now)
 
     def _admission(self, slot: SlotEntry, image: TrustedImage) -> WherryError | None:
         host, entry, policy = self._world.host, self.entry, self._policy

@@ -46,7 +46,8 @@ def publish(fleet, version: str, loudest: float) -> None:
     fleet.lab.run(
         "wherry", "package", str(model), "--name", MODEL, "--version", version, "--profile", "generic-amd64",
         "--registry", fleet.lab.registry, "--output", str(out),
-        "--gate", "rehearsal:requests=20,least=10", "--gate", "latency:factor=100,floor_ms=1000", "--gate", "shadow:seconds=1,least=3",
+        "--gate", "rehearsal:requests=20,least=10", "--gate", "latency:factor=100,floor_ms=1000",
+        "--gate", "shadow:seconds=1,least=3",
     )  # fmt: skip
     fleet.lab.run("wherry", "release", "publish", str(out / "package.json"))
 

@@ -1,0 +1,113 @@
+"""How steps that succeed end a deployment or empty a slot. Pure; part of `progress`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from wherry.errors import GateFailed, WherryError
+from wherry.messages import Problem
+from wherry_agent import steps
+from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same
+from wherry_agent.states import Move, allows, next_phase
+
+_PHASES_KEPT = 40
+
+
+def problem_of(error: WherryError) -> Problem:
+    """An error as reports carry it."""
+    return Problem(**error.as_dict())
+
+
+def advanced(deployment: Deployment, move: Move, now: datetime, **changes: Any) -> Deployment:
+    """The deployment after a move of the phase table; what belonged to the step before is forgotten."""
+    phase = next_phase(deployment.phase, move)
+    phases = deployment.phases
+    if phase != deployment.phase:
+        phases = (*phases, (phase, now))
+        if len(phases) > _PHASES_KEPT:
+            phases = (*phases[: _PHASES_KEPT // 2], *phases[-_PHASES_KEPT // 2 :])
+    rest: dict[str, Any] = {"finished": None, "gate": None, "deadline": None} | changes
+    return replace(deployment, phase=phase, phases=phases, updated=now, **rest)
+
+
+def with_slot(entry: Entry, slot: SlotEntry, **changes: Any) -> Entry:
+    """The entry with a slot in place of the one of its name."""
+    return replace(entry, slots={**entry.slots, slot.slot: slot}, **changes)
+
+
+def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
+    trial = slot.trial
+    if trial is None:
+        return entry
+    old = slot.previous if slot.known_good else None
+    previous = slot.known_good or slot.previous
+    moved = advanced(trial, "committed", now, attempts=0, unclear=0)
+    litter = (*slot.litter, old) if old else slot.litter
+    return with_slot(
+        entry,
+        replace(slot, known_good=trial.image, previous=previous, deployment=moved, litter=litter, since=trial.turned),
+    )
+
+
+def _after_prune(entry: Entry, slot: SlotEntry, step: steps.Step, _now: datetime, _limits: Limits) -> Entry:
+    images = step.images if isinstance(step, steps.Prune) else ()
+    return with_slot(entry, replace(slot, litter=tuple(image for image in slot.litter if image not in images)))
+
+
+_ROLLED_BACK: Mapping[Verdict, Move] = {"reject": "reject", "retry": "retry", "supersede": "withdrawn"}
+
+
+def _after_rollback(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, limits: Limits) -> Entry:
+    trial = slot.trial
+    if trial is None:
+        return entry
+    if trial.turned:  # callers had reached the candidate: now they reach the known-good again
+        slot = replace(slot, since=now)
+    verdict = trial.verdict or "retry"
+    moved = advanced(trial, _ROLLED_BACK[verdict], now, verdict=None, retry_at=None)
+    if verdict == "retry":
+        moved = replace(moved, mode=None, retry_at=now + limits.wait(trial.attempts))
+        return with_slot(entry, replace(slot, deployment=moved))
+    rejected = dict(entry.rejected)
+    if verdict == "reject" and trial.problem:
+        rejected[trial.image.digest] = Rejection(trial.image.digest, slot.slot, trial.problem, now)
+    return with_slot(entry, replace(slot, deployment=moved, litter=(*slot.litter, trial.image)), rejected=rejected)
+
+
+def _after_fall_back(
+    entry: Entry, slot: SlotEntry, step: steps.FallBack, now: datetime, _limits: Limits
+) -> Entry:  # fmt: skip
+    """The release before is known-good again; the other is not tried again by itself."""
+    error = GateFailed(
+        f"release {step.rejected.image.label()}", f"golden gate, after it was committed: {step.why.detail}"
+    )
+    problem, last = problem_of(error), slot.deployment
+    if last and same(last.image, step.rejected) and allows(last.phase, "fall_back"):
+        last = advanced(last, "fall_back", now, problem=problem, gates=(*last.gates, step.why))
+    fresh = replace(
+        slot, known_good=step.image, previous=None, deployment=last, litter=(*slot.litter, step.rejected), since=now
+    )  # fmt: skip
+    rejection = Rejection(step.rejected.digest, slot.slot, problem, now)
+    return with_slot(entry, fresh, rejected={**entry.rejected, step.rejected.digest: rejection})
+
+
+def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
+    gone = tuple(image for image in (slot.known_good, slot.previous) if image)
+    last = slot.deployment
+    if last and allows(last.phase, "remove"):
+        last = advanced(last, "remove", now)
+    return with_slot(
+        entry, replace(slot, known_good=None, previous=None, deployment=last, litter=(*slot.litter, *gone))
+    )  # fmt: skip
+
+
+ENDINGS: Mapping[type, Callable[[Entry, SlotEntry, Any, datetime, Limits], Entry]] = {
+    steps.Commit: _after_commit,
+    steps.Prune: _after_prune,
+    steps.Rollback: _after_rollback,
+    steps.Remove: _after_remove,
+    steps.FallBack: _after_fall_back,
+}
