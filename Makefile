@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench faults tests
 
-.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-touch docs site lock clean
+.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-touch faults docs site lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ bench-swap: setup ## what callers notice of swaps and of a bad release, beside d
 bench-touch: setup ## what people wait for: first rollout, pages, packaging, containers; build/bench-touch.json
 	$(PY) scripts/fetch_models.py magika-1.0.3
 	$(SUDO) $(PY) bench/touch.py
+
+faults: setup ## every row of the fault catalogue against real daemons; hours; goes on where it was; build/faults.json
+	$(SUDO) $(PY) -m faults
 
 docs: setup ## write the generated parts of the docs again
 	$(PY) scripts/generate_docs.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,9 +23,30 @@ def after_convergence(device: Device, expected: str) -> Iterator[Found]:
     yield "one release runs", None if one else f"{[c['version'] for c in running]} run, {expected} should"
     target = running[0]["port"] if running else None
     yield "the route leads to it", None if routes == {device.port: target} else f"routes are {routes}, not {target}"
-    yield "it answers", None if device.answers(expected) else "the stable port does not answer as it should"
+    yield "it answers", None if _answers(device, expected) else "the stable port does not answer as it should"
+    yield "it survives a reboot", _mortal(device, running)
     yield from signed(device, containers)
     yield from journal(device)
+    good = (device.read_rows_safely().get("slot/main") or {}).get("known_good") or {}
+    known = (good.get("image") or {}).get("version")
+    yield "the journal knows it as known-good", None if known == expected else f"the journal's known-good is {known}"
+
+
+def _answers(device: Device, expected: str) -> bool:
+    """A model that was started anew by the fault may need a while until it answers."""
+    deadline = time.monotonic() + 30
+    while not device.answers(expected):
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _mortal(device: Device, running: list[dict[str, Any]]) -> str | None:
+    for item in running:
+        policy = device.rig.engine.api.inspect_container(item["id"])["HostConfig"]["RestartPolicy"]["Name"]
+        if policy != "unless-stopped":
+            return f"{item['name']} would not come back after a reboot (policy {policy})"
+    return None
 
 
 def after_death(device: Device) -> Iterator[Found]:

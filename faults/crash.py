@@ -26,7 +26,7 @@ def _live(run: Run, point: int, seconds: float = 45, lost: str = "") -> str | No
     run.device.start(HOOKED, env)
     deadline = time.monotonic() + seconds
     while run.device.alive and time.monotonic() < deadline:
-        if run.device.settled("1" if run.device.name.endswith("wrong") else "2") and _passed(log) < point:
+        if run.device.settled("1" if run.device.wanted == "3" else "2") and _passed(log) < point:
             break
         time.sleep(0.1)
     if run.device.alive:
@@ -49,7 +49,7 @@ def _passed(log: Path) -> int:
 def points(run: Run, last: int, step: int = 1) -> Iterator[int]:
     """Numbers of points, spread evenly over all of them when the sweep is scaled down."""
     stride = max(step, round(step / run.scale))
-    yield from range(1 + random.Random(run.row.name).randrange(stride), last + 1, stride)
+    yield from range(1 + random.Random(run.row.name).randrange(min(stride, 60)), last + 1, stride)
 
 
 def _chain(run: Run, chain: Sequence[int], expected: str) -> bool:

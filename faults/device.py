@@ -62,6 +62,8 @@ class Device:
         name: its id; state: its folder; port: the slot's stable port.
         marks: the highest high-water marks ever seen in its journal.
         lives: agents started.
+        wanted: the version that the server wants here; until it was tried, nothing counts as settled.
+        lost: a call that the agent is made to leave out, to prove that the sweep notices.
     """
 
     def __init__(self, rig: Rig, name: str, settings: str = "") -> None:
@@ -77,6 +79,8 @@ class Device:
         self.log.parent.mkdir(exist_ok=True)
         self.marks: dict[str, Any] = {}
         self.lives = 0
+        self.wanted = ""
+        self.lost = ""
         self._agent: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._settings = SETTINGS + settings
@@ -100,17 +104,24 @@ class Device:
     def begin(self) -> None:
         """Commit version 1 and remember that moment."""
         self.start()
-        self.rig.roll_out("1", self.name)
+        self.want("1")
         self.wait("1")
         self.kill()
         shutil.copytree(self.state, self.origin, ignore=shutil.ignore_patterns("spool.db*", "local.sock", "lock"))
         self.marks = self.read_marks()
+
+    def want(self, version: str) -> None:
+        """Have the server want a version here."""
+        self.rig.roll_out(version, self.name)
+        self.wanted = version
 
     # -- lives -------------------------------------------------------------------------------------------
 
     def start(self, argv: list[str] | None = None, env: Mapping[str, str] | None = None) -> None:
         """Start the agent; it may fail to live long."""
         assert not self.alive, "two agents on one device"
+        if self.lost:
+            argv, env = HOOKED, {"WHERRY_FAULT_LOG": f"{self.log}.points", "WHERRY_FAULT_LOST": self.lost}
         (self.state / "status.json").unlink(missing_ok=True)
         self.lives += 1
         inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -153,13 +164,14 @@ class Device:
         return read_json(self.state / "status.json") or {}
 
     def settled(self, version: str) -> bool:
-        """Whether the agent says that nothing is under way and this version serves; and only it runs."""
+        """Whether the agent says that it is through with what is wanted and this version serves; and only it runs."""
         slots = self.status.get("slots") or []
         if not slots or (slots[0].get("serving") or {}).get("version") != version:
             return False
-        phase = (slots[0].get("deployment") or {}).get("phase")
-        ended = phase in (None, "committed", "rejected", "refused", "removed")
-        return ended and [c["version"] for c in self.containers() if c["running"]] == [version]
+        deployment = slots[0].get("deployment") or {}
+        ended = deployment.get("phase") in ("committed", "rejected", "refused")
+        tried = not self.wanted or (deployment.get("release") or {}).get("version") == self.wanted
+        return ended and tried and [c["version"] for c in self.containers() if c["running"]] == [version]
 
     def wait(self, version: str, seconds: float = 60) -> None:
         """Wait until the agent has converged on a version.
@@ -258,7 +270,7 @@ class Device:
         for item in self.containers():
             if item["version"] != "1":
                 api.remove_container(item["id"], force=True, v=True)
-        self._place_image("2") if keep_image else self.drop_image("2")
+        self._place_image(self.wanted) if keep_image else self.drop_image(self.wanted)
         self._restore_folder()
         self.marks = self.read_marks()
 

@@ -69,7 +69,7 @@ def errors(run: Run) -> None:
     def answer(_: bytes) -> Iterable[bytes]:
         yield b'HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 16\r\n\r\n{"message":"no"}'
 
-    _relay(run, Trouble(answer=answer))
+    _relay(run, Trouble(answer=answer), seconds=10 if run.scale > 0.05 else 3)
 
 
 @fault("Engine", 19, "answers nonsense")
@@ -141,7 +141,8 @@ def _broken_release(run: Run, version: str) -> None:
     device.restore()
     with run.loaded():
         device.start()
-        run.rig.roll_out(version, device.name)
+        if device.wanted != version:
+            device.want(version)
         run.hit()
         eventually(lambda: _rejected(run, version), 150, f"version {version} was not rejected: {device.status}")
         run.converge("1")

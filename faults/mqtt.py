@@ -86,7 +86,9 @@ def boot_offline(run: Run) -> None:
     run.rig.engine.api.stop(found["id"], timeout=1)
     device.start()
     run.hit()
+    wanted, device.wanted = device.wanted, ""
     run.converge("1", when="without a network")
+    device.wanted = wanted
     with run.loaded():
         run.rig.heal()
         run.converge("2")

@@ -105,7 +105,7 @@ class Proxy:
         except _EndError:
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_WR)
-        except OSError:
+        except (OSError, ValueError):  # it was closed under us by `break_all`
             _reset(client)
         finally:
             with self._lock:

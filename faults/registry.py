@@ -34,7 +34,7 @@ def _status(status: bytes, *headers: bytes, body: bytes = b"{}") -> Trouble:
     return Trouble(when=b"GET /v2/", times=4, answer=answer)
 
 
-@fault("Registry", 26, "truncated blob", sample=True)
+@fault("Registry", 26, "truncated blob")
 def truncated(run: Run) -> None:
     """The relay ends each of the first connections after 200 kB of the model's layer."""
     _troubled(run, Trouble(when=b"/blobs/", times=3, cut=200_000))
@@ -46,7 +46,7 @@ def one_bit(run: Run) -> None:
     _troubled(run, *(Trouble(when=b"/blobs/", times=2, flip=at) for at in (150_000, 40_000)))
 
 
-@fault("Registry", 28, "wrong manifest")
+@fault("Registry", 28, "wrong manifest", sample=True)
 def wrong_manifest(run: Run) -> None:
     """The manifest of version 1 is sent where version 2's digest is asked for."""
     old = run.rig.images["1"]["digest"].encode()

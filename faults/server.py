@@ -22,7 +22,7 @@ def _republish(run: Run) -> subprocess.CompletedProcess[str]:
     return run.rig.lab.run("wherry", "release", "publish", package, check=False, timeout=120)
 
 
-@fault("Server", 60, "SIGKILL mid-publish", sample=True)
+@fault("Server", 60, "SIGKILL mid-publish")
 def killed(run: Run) -> None:
     """SIGKILL of the server at different moments of a publish, while a device swaps; then the publish is repeated."""
     for wait in (0.4, 0.8, 1.2, 1.6, 2.0)[: max(1, round(5 * run.scale))]:
@@ -124,7 +124,7 @@ def _status(request: urllib.request.Request, context: ssl.SSLContext) -> int | N
         return None
 
 
-@fault("Server", 60, "SIGKILL while devices report")
+@fault("Server", 60, "SIGKILL while devices report", sample=True)
 def killed_in_reports(run: Run) -> None:
     """SIGKILL of the server during a swap; started again, it knows how the swap ended."""
     for _ in range(max(1, round(3 * run.scale))):

@@ -200,6 +200,22 @@ class Run:
         self.check(checks.after_death(self.device), "while dead")
 
 
+def prove(rig: Rig, device: Device) -> str | None:
+    """What the sweep says of a swap by an agent that never commits its journal; None when it does not notice."""
+
+    def swap(run: Run) -> None:
+        run.hit()
+        device.lost = "commit of journal.db"
+        try:
+            with run.swap(seconds=20):
+                pass
+        finally:
+            device.lost = ""
+
+    row = perform(rig, device, Fault("Crash", 0, "no journal", swap, "", "good", "", sample=False), 1.0)
+    return None if row.ok else row.outcome
+
+
 def perform(rig: Rig, device: Device, one: Fault, scale: float) -> Row:
     """Inject one fault; what goes wrong in the harness is a failure of the fault, in words."""
     run = Run(rig, device, one, scale)

@@ -34,6 +34,9 @@ LIST
 arch-test arch-test lets mmdebstrap build for another architecture, for tests
 systemd-analyze systemd reads the services' units as systemd would, for tests
 shellcheck shellcheck reads install.sh, for tests
+ip iproute2 gives the fault sweep a network of its own, for tests
+strace strace kills the agent at a chosen system call, for the fault sweep
+/usr/share/doc/libfaketime libfaketime sets the agent's clock, for the fault sweep
 curl curl fetches install.sh as its users do, for tests
 /bin/busybox busybox-static the smallest container image, for tests
 promtool prometheus checks and tries the alert rules, for tests
