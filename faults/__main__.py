@@ -120,7 +120,7 @@ def _devices(rig: Rig, names: set[str]) -> dict[str, Device]:
     """The devices that the faults befall, each at the moment when version 1 had just been committed."""
     found = {}
     for name in sorted(names):
-        device = Device(rig, f"faults-{name}")
+        device = Device(rig, f"faults-{name}", soak=0.2 if name == "good" else 2)
         device.enrol()
         device.begin()
         found[name] = device

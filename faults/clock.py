@@ -105,6 +105,8 @@ def metadata_expires(run: Run) -> None:
         clock.set(8 * 86_400)
         run.hit()
         time.sleep(8)
+        run.rig.registry.trouble(None)
+        run.rig.registry.break_all()  # the engine waits for a silent connection for as long as it is open
         clock.set(0)
 
 

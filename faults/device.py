@@ -31,7 +31,6 @@ SETTINGS = """\
 tick_seconds = 0.5
 route_check_seconds = 1
 poll_seconds = 2
-soak_seconds = 0.2
 backoff_base_seconds = 0.3
 backoff_max_seconds = 2
 engine_timeout_seconds = 5
@@ -66,7 +65,7 @@ class Device:
         lost: a call that the agent is made to leave out, to prove that the sweep notices.
     """
 
-    def __init__(self, rig: Rig, name: str, settings: str = "") -> None:
+    def __init__(self, rig: Rig, name: str, soak: float) -> None:
         self.rig = rig
         self.name = name
         self.state = rig.folder / name
@@ -83,7 +82,7 @@ class Device:
         self.lost = ""
         self._agent: subprocess.Popen[bytes] | None = None
         self._starts = 0
-        self._settings = SETTINGS + settings
+        self._settings = f"{SETTINGS}soak_seconds = {soak}\n"
 
     # -- once --------------------------------------------------------------------------------------------
 

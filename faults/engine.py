@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
 import time
 from collections.abc import Iterable
+
+import docker
 
 from faults.proxy import Trouble
 from faults.rig import eventually
@@ -180,8 +183,9 @@ def flapping(run: Run) -> None:
         for _ in range(5):
             found = device.container("2")
             if found and found["running"]:
-                run.rig.engine.api.kill(found["id"])
-                run.hit()
+                with contextlib.suppress(docker.errors.APIError):  # it may be dead by now
+                    run.rig.engine.api.kill(found["id"])
+                    run.hit()
             time.sleep(1)
 
 

@@ -24,6 +24,7 @@ def _troubled(run: Run, *troubles: Trouble, seconds: float = 150) -> None:
                 time.sleep(0.1)
             run.hit(run.rig.registry.hits)
             run.rig.registry.trouble(None)
+            run.rig.registry.break_all()  # the engine waits for a silent connection for as long as it is open
 
 
 def _status(status: bytes, *headers: bytes, body: bytes = b"{}") -> Trouble:
