@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ports import free_ports
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 SYSTEM_PATH = f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -44,11 +46,7 @@ class Ports:
     @classmethod
     def free(cls) -> Ports:
         """Ports that nothing uses now, for tests that run beside a demo."""
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(4)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            return cls(*(one.getsockname()[1] for one in sockets))
+        return cls(*free_ports(4))
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import socket
 import sys
 import threading
 import time
@@ -33,7 +32,7 @@ from wherry_server.store.schema import DesiredSlot, Device, Image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREENS = ROOT / "build" / "screens"
-CHROMIUM = Path(__file__).parent / "chromium.py"
+CHROMIUM = ROOT / "tests" / "chromium.py"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -60,12 +59,6 @@ def _load_script(name: str) -> ModuleType:
     return module
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Site:
     """A server that can be stopped and started again.
@@ -87,7 +80,9 @@ class Site:
     @classmethod
     def make(cls, folder: Path, devices: int = DEVICES) -> Site:
         """A server on a database of its own, not started yet."""
-        config = ServerConfig(data=folder, host="127.0.0.1", bind="127.0.0.1", port=_free_port(), link=False)
+        config = ServerConfig(
+            data=folder, host="127.0.0.1", bind="127.0.0.1", port=_load_script("ports").free_ports(1)[0], link=False
+        )
         Authority.create(config.pki, config.host, datetime.now(UTC))
         context = make_context(config, Bell())
         seeded = _load_script("seed").seed(context.store, devices=devices, now=datetime.now(UTC)) if devices else None
@@ -266,7 +261,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def sessions() -> dict[str, Any]:
-    """Cookies by server: one login serves all tests."""
+    """Cookies by token, for ports come again: one login serves all tests."""
     return {}
 
 
@@ -314,16 +309,16 @@ def open_page(
             viewport={"width": width, "height": height},
             java_script_enabled=scripts,
             reduced_motion="reduce",
-            storage_state=sessions.get(at.url) if login else None,
+            storage_state=sessions.get(at.token) if login else None,
         )
         context.set_default_timeout(PATIENCE_MS)
         visit = Visit(urlsplit(at.url).netloc, allowed=(*allow, NETWORK_CHANGED))
         context.on("page", visit.watch)
         opened.append((context, visit))
         page = context.new_page()
-        if login and at.url not in sessions:
+        if login and at.token not in sessions:
             _log_in(page, at)
-            sessions[at.url] = context.storage_state()
+            sessions[at.token] = context.storage_state()
         page.goto(at.url + path)
         return page
 

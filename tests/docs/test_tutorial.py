@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from ports import free_ports  # noqa: E402
+
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(?P<kind>sh|text)(?P<more>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -35,18 +39,6 @@ def steps_of(page: str) -> list[Step]:
         elif "skip" not in block["more"].split():
             steps.append(Step(block["body"], "fails" in block["more"].split()))
     return steps
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing uses now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def localised(text: str, folder: Path, ports: list[int], device: str) -> str:
@@ -80,7 +72,7 @@ def test_a_step_that_prints_something_else_is_found():
 @pytest.mark.broker
 @pytest.mark.registry
 @pytest.mark.slow
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(480)
 def test_the_first_hour_goes_as_the_page_says(tmp_path, model_files):
     ports = free_ports(4)
     device = f"tutorial-{ports[3]}"

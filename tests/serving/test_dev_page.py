@@ -33,6 +33,7 @@ ARGUMENTS = [
     "--use-fake-device-for-media-stream",
 ]
 DEV = Options(stage="dev")
+CHROMIUM = Path(__file__).resolve().parent.parent / "chromium.py"
 PATIENCE_MS = 30_000
 
 
@@ -45,7 +46,7 @@ def visit(url: str, look: Callable[[Page], None], allowed: str = "nothing", **co
 
     def run() -> None:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
             page = browser.new_context(**context).new_page()
             page.set_default_timeout(PATIENCE_MS)
             page.on("pageerror", lambda error: wrong.append(str(error)))
