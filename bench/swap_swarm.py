@@ -14,7 +14,7 @@ from typing import Any
 from swap_load import MODEL
 from swap_methods import Peer, Unavailable, answering, wait_until
 
-HEALTH = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/v2/health/ready', timeout=2)"
+HEALTH = "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/v2/health/ready', timeout=5)"
 
 
 def has_ipvs() -> bool:
@@ -57,6 +57,11 @@ class Swarm(Peer):
 
     def _stack(self, version: str) -> dict[str, Any]:
         update = {"order": self.order, "failure_action": "rollback", "monitor": "3s", "parallelism": 1}
+        # Patient: on a busy machine a check that gives up early would have Swarm roll a good version back.
+        health = {
+            "test": ["CMD", "python3", "-c", HEALTH],
+            "interval": "2s", "timeout": "10s", "retries": 5, "start_period": "30s",
+        }  # fmt: skip
         deploy = {"replicas": 1, "update_config": update, "rollback_config": {"order": self.order}}
         if self.mode == "host":
             deploy["endpoint_mode"] = "dnsrr"
@@ -64,7 +69,7 @@ class Swarm(Peer):
             "image": self._images[version],
             "init": True,
             "read_only": True,
-            "healthcheck": {"test": ["CMD", "python3", "-c", HEALTH], "interval": "2s", "retries": 3, "timeout": "2s"},
+            "healthcheck": health,
             "ports": [{"target": 8080, "published": self.port, "mode": self.mode}],
             "deploy": deploy,
         }
@@ -78,7 +83,11 @@ class Swarm(Peer):
         self._lab.run("docker", "stack", "deploy", "--resolve-image", "never", "-c", str(path), self._title)
         if first:
             return
-        wait_until(lambda: self._updates() == (self._images[version], "completed"), "Swarm's update did not end")
+        wanted = (self._images[version], "completed")
+        try:
+            wait_until(lambda: self._updates() == wanted, "Swarm's update was not completed")
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; Swarm says: {self._updates()}") from error
 
     def _updates(self) -> tuple[str, str] | None:
         """The image that the service wants and the state of its last update; None without a service."""
