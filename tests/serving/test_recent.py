@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 
-import numpy as np
 import pytest
 
 from wherry.errors import ConfigError, NotFound
@@ -95,14 +95,14 @@ def test_the_program_itself_keeps_what_its_environment_asks_for(shop, launch, mo
     monkeypatch.setenv("WHERRY_REHEARSAL", "2")
     monkeypatch.setenv("WHERRY_CONTROL_TOKEN", TOKEN)
     process = launch()
-    body = np.ones(4, np.float32)
-    head = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": body.tolist()}]}).encode()
-    found = b""
-    with process.connect() as connection:
-        for request in (
-            b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(head), head),
-            b"GET /wherry/recent HTTP/1.1\r\nHost: h\r\nWherry-Token: sesame\r\nConnection: close\r\n\r\n",
-        ):
-            connection.sendall(request)
-            found = connection.recv(65536)
-    assert b'{"recent":[[1,"echo",' in found
+    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=20)
+    try:
+        connection.request("POST", "/v2/models/echo/infer", json.dumps({"inputs": [tensor(1.0)]}))
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == 200, body
+        connection.request("GET", "/wherry/recent", headers={"Wherry-Token": TOKEN})
+        found = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    assert [number for number, _, _ in found["recent"]] == [1]
