@@ -212,13 +212,17 @@ def raise_versions(found: Verified, marks: Marks, reference: datetime) -> Marks:
 def raise_accepted(assignment: Assignment, marks: Marks) -> Marks:
     """The marks after an assignment was accepted; slots that are no longer used lose their own mark.
 
-    A withdrawn image raises none: it does not run, and what replaces it may be older.
+    A withdrawn image raises none, since it does not run; nor does it give its slot a mark of its own, which would
+    free the slot from the model's.
     """
     counters = {key: value for key, value in marks.counters.items() if ":" not in key}
     for slot, image in assignment.slots.items():
-        counter = 0 if withdrawn(image, marks) else image.image.counter
-        for key, mark in ((_slot_key(slot, image), marks.counters), (_model_key(image), counters)):
-            counters[key] = max(mark.get(key, 0), counter)
+        own, model = _slot_key(slot, image), _model_key(image)
+        if not withdrawn(image, marks):
+            counters[own] = max(marks.counters.get(own, 0), image.image.counter)
+            counters[model] = max(counters.get(model, 0), image.image.counter)
+        elif own in marks.counters:
+            counters[own] = marks.counters[own]
     return replace(marks, sequence=assignment.sequence, counters=counters)
 
 

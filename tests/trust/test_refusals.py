@@ -319,6 +319,19 @@ def test_a_withdrawn_image_raises_no_counter_so_that_an_older_one_may_follow(wor
     device.verify(world.assign(3, {"main": world.image(older.path)}))
 
 
+@pytest.mark.parametrize("slot", ["main", "new"])
+def test_a_withdrawn_image_does_not_free_a_slot_from_the_counter_of_its_model(world, device, slot):
+    """Else a stolen director key could take any slot back: emptied or new, then withdrawn, then anything."""
+    oldest, older, newest = world.release(), world.release(), world.release()
+    device.verify(world.assign(1, {"main": newest}))
+    world.take(revoke(world.files, older.digest, world.keys, world.clock))
+    device.verify(world.assign(2, {}))
+    _withdrawn_only(device, world.assign(3, {slot: world.image(older.path)}), older)
+    assert device.marks.counters == {"vision/generic-amd64": 3}
+    _refused(device, RolledBack, world.assign(4, {slot: world.image(oldest.path)}))
+    device.verify(world.assign(4, {slot: world.image(newest.path)}))
+
+
 def test_withdrawal_is_learned_without_an_assignment(world, device):
     image = world.release()
     device.verify(world.assign(1, {"main": image}))
