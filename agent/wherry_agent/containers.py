@@ -286,10 +286,8 @@ def _cause(error: BaseException) -> str:
 def _environment(image: TrustedImage) -> dict[str, str]:
     """What the owner signed, and what the model server must know. Its token is made here and stays in the engine."""
     run, recorded = image.image.run, recorded_requests(image.image.gates)
-    found = {**run.env, "WHERRY_DRAIN_SECONDS": str(run.drain_seconds)}
-    if recorded:
-        found |= {"WHERRY_REHEARSAL": str(recorded), _TOKEN: secrets.token_urlsafe(24)}
-    return found
+    keeps = {"WHERRY_REHEARSAL": str(recorded), _TOKEN: secrets.token_urlsafe(24)} if recorded else {}
+    return {**run.env, "WHERRY_DRAIN_SECONDS": str(run.drain_seconds), **keeps}
 
 
 def _labels(device: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> dict[str, str]:

@@ -219,7 +219,9 @@ def _tensors(image: ReleaseImage) -> list[tuple[str, str, str]]:
     if image.signature is None:
         return []
     inputs = [("input", one.name, _shape(one)) for one in image.signature.inputs]
-    return [*inputs, *(("output", one.name, _shape(one)) for one in image.signature.outputs)]
+    outputs = [("output", one.name, _shape(one)) for one in image.signature.outputs]
+    breaking = [("callers", "breaking", "those of the version before must change")] if image.breaking else []
+    return [*inputs, *outputs, *breaking]
 
 
 def _shape(tensor: TensorSpec) -> str:
