@@ -50,7 +50,7 @@ def model_folder(model: Path) -> Path:
     spec = {"datatype": "FP32"}
     document = {
         "schema": 1, "name": "tiny", "version": "1", "file": "model.onnx", "runtime": "onnx",
-        "provider": "CPUExecutionProvider", "precision": "fp32",
+        "provider": "CPUExecutionProvider", "precision": "fp32", "steady": True,
         "signature": {
             "inputs": [spec | {"name": "x", "shape": [-1, FEATURES]}],
             "outputs": [spec | {"name": "y", "shape": [-1, 3]}],

@@ -232,6 +232,7 @@ class ModelFile(_Model):
         file: the model's file name in the same folder.
         reset: "each" resets the variables of a stateful TFLite model before each request.
         threads: intra-op threads of the runtime; 0 lets it choose.
+        steady: what a request costs depends on the shapes of its tensors alone, not on what is in them.
         picture: how a posted picture becomes an input.
         labelled: what an output's numbers mean.
     """
@@ -246,6 +247,7 @@ class ModelFile(_Model):
     signature: Signature
     reset: Literal["each", "never"] = "never"
     threads: int = 0
+    steady: bool = False
     picture: PictureInput | None = None
     labelled: LabelledOutput | None = None
 

@@ -17,6 +17,7 @@ from wherry.tensors import InferRequest, InferResponse, Tensor, decode_request, 
 from wherry_serving.arrays import check_inputs, fast_json_values, from_array, to_array
 from wherry_serving.metrics import ModelCounters
 from wherry_serving.models import Model, ModelSource, load_model
+from wherry_serving.pace import Work
 from wherry_serving.recent import RecentRequests
 from wherry_serving.runtimes import Array
 from wherry_serving.stats import ModelStats, Timing, statistics_json
@@ -52,6 +53,10 @@ class Answer:
 
     body: bytes
     header_length: int | None
+
+
+class NotQuick(Exception):
+    """A request that turned out, once read, to belong on the inference thread; nothing was run or counted."""
 
 
 def now_ms() -> int:
@@ -124,8 +129,8 @@ class DataPlane:
             raise AdmissionError(f"model {name}", "is still loading", "Ask again when it is ready")
         return model
 
-    def infer(self, model: Model, inference: Inference) -> Answer:
-        """Decode, run, encode, count. Blocks; call it on the inference thread, or where `runs_at_once` says so.
+    def infer(self, model: Model, inference: Inference, at_once: bool = False) -> Answer:
+        """Decode, run, encode, count. Blocks; call it on the inference thread, or `at_once` on the event loop.
 
         The request parameter `sequence_start` makes a stateful model forget its state first, `labels` adds the named
         classes to the response's parameters (see `wherry_serving.labels`). A picture is a request for all outputs
@@ -134,6 +139,7 @@ class DataPlane:
         Raises:
             MalformedMessage: the request is wrong.
             InferenceError: the runtime failed.
+            NotQuick: only with `at_once`.
         """
         started = time.perf_counter_ns()
         stats = model.stats if inference.counted else self._probes
@@ -141,7 +147,11 @@ class DataPlane:
             request = _read_request(model, inference)
             wanted = _wanted(model, request)
             arrays = _read_inputs(model, inference, request)
-            if request.parameters.get("sequence_start") is True:
+            asked = _work(model, arrays, wanted)
+            begins = request.parameters.get("sequence_start") is True
+            if at_once:
+                _only_quick(model, asked, begins)
+            if begins:
                 model.runtime.reset()
             ready = time.perf_counter_ns()
             results = model.runtime.run(arrays, list(wanted))
@@ -149,28 +159,35 @@ class DataPlane:
             outputs, parameters = _results(model, request, wanted, results)
             response = InferResponse(model.name, model.file.version, request.id, outputs, parameters)
             body, header_length = encode_response(response, wanted.__getitem__, _dumps, fast_json_values)
+        except NotQuick:
+            raise
         except Exception as error:
             end = time.perf_counter_ns()
             stats.failed(end - inference.submitted_ns)
-            model.pace.took(0, end - started)
+            self._learn(model, inference, None, end - started)
             if isinstance(error, WherryError):
                 raise
             raise InferenceError(f"model {model.name}", f"failed with {type(error).__name__}") from error
         end = time.perf_counter_ns()
         timing = Timing(started - inference.submitted_ns, ready - started, done - ready, end - done)
         stats.succeeded(timing, self._clock_ms())
-        model.pace.took(len(inference.body), end - started)
+        self._learn(model, inference, asked, end - started)
         if self.recent is not None and inference.counted:
             self.recent.add(model.name, inference.form, inference.body, inference.header_length, body, header_length)
         return Answer(body, header_length)
 
     def runs_at_once(self, model: Model, inference: Inference) -> bool:
-        """Whether a request is so quick that the event loop runs it itself, when the inference thread is idle.
+        """Whether the event loop may try a request, when the inference thread is idle; see `wherry_serving.pace`.
 
         Only on the CPU: GPU providers keep things for each thread that uses them.
         """
-        quick = inference.form == "tensors" and model.pace.is_quick(len(inference.body))
-        return quick and model.runtime.provider == _CPU
+        quick = inference.form == "tensors" and model.pace.may_be_quick(len(inference.body))
+        return quick and model.file.steady and model.runtime.provider == _CPU
+
+    @staticmethod
+    def _learn(model: Model, inference: Inference, work: Work | None, nanoseconds: int) -> None:
+        if inference.form == "tensors":  # a picture is never run at once, and decoding one says nothing of the model
+            model.pace.took(work, len(inference.body), nanoseconds)
 
     def server_metadata(self) -> dict[str, Any]:
         """`GET v2`."""
@@ -267,6 +284,15 @@ def _read_inputs(model: Model, inference: Inference, request: InferRequest) -> d
         return model.pictures.inputs(inference.body)
     check_inputs(model.inputs, request.inputs)
     return {tensor.name: to_array(tensor) for tensor in request.inputs}
+
+
+def _work(model: Model, arrays: Mapping[str, Array], wanted: Mapping[str, bool]) -> Work:
+    return Work(tuple(wanted), tuple(arrays[name].shape for name in model.inputs))
+
+
+def _only_quick(model: Model, asked: Work, begins: bool) -> None:
+    if begins or not model.pace.most.covers(asked):
+        raise NotQuick
 
 
 def _results(

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from wherry.tensors import HEADER_LENGTH, PROBE, TOKEN
 from wherry_serving import metrics
 from wherry_serving.bodies import Bodies, BodyRefused, ClientGone, Hold, Limits, Receive, header_length
 from wherry_serving.codings import COMPRESS_FROM, choose, compress
-from wherry_serving.dataplane import DataPlane, Inference
+from wherry_serving.dataplane import DataPlane, Inference, NotQuick
 from wherry_serving.decoding import PICTURE_TYPES
 from wherry_serving.dev_page import Headers, Page
 from wherry_serving.models import Model
@@ -179,9 +180,11 @@ class HttpApp:
             raise
 
     async def _run(self, model: Model, inference: Inference, headers: Mapping[bytes, bytes]) -> Reply:
+        answer = None
         if self._worker.idle and self._plane.runs_at_once(model, inference):
-            answer = self._plane.infer(model, inference)
-        else:
+            with suppress(NotQuick):
+                answer = self._plane.infer(model, inference, at_once=True)
+        if answer is None:
             answer = await self._worker.run(partial(self._plane.infer, model, inference))
         body, extra = answer.body, [_JSON]
         if answer.header_length is not None:

@@ -11,7 +11,8 @@ import pytest
 from wherry_serving.app import Options
 from wherry_serving.bodies import Limits
 from wherry_serving.connection import OneWrite
-from wherry_serving.pace import PROVEN, QUICK_NS, Pace
+from wherry_serving.dataplane import Inference
+from wherry_serving.pace import PROVEN, QUICK_NS, STALL_NS, Pace, Work
 
 ITEM = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
 BRIEF = Options(limits=Limits(header_seconds=1.5, body_seconds=1.5))
@@ -133,38 +134,85 @@ def test_answers_without_a_body_and_interim_answers_still_come(shop, start):
         assert b"READY" in everything(connection)
 
 
-def test_a_quick_model_runs_on_the_event_loop_and_a_slow_one_on_its_thread(shop, start, monkeypatch):
+SOUND = Work(("y",), ((1, 4),))
+"""What `ITEM` asks of the model."""
+
+
+@pytest.fixture
+def where(shop, start, monkeypatch):
+    """A steady model that is taken to be quick: ask it a tensor, and hear the thread that answered."""
+    shop.identity("same", steady=True)
+    running = start()
+    plane, names = running.server._app._plane, []
+    run = plane.models[0].runtime.run
+    monkeypatch.setattr(
+        plane.models[0].runtime, "run", lambda *given: names.append(threading.current_thread().name) or run(*given)
+    )
+
+    def ask(proven=True, **more):
+        if proven:
+            pace = plane.models[0].pace
+            pace.quick, pace.most, pace.size = PROVEN, SOUND, 10_000
+        assert running.infer("same", ITEM | more)[0] == 200
+        return "event loop" if names[-1] == running.thread.name else names[-1]
+
+    ask.pace = plane.models[0].pace
+    return ask
+
+
+def test_a_quick_model_runs_on_the_event_loop_and_a_slow_one_on_its_thread(where):
+    assert where(proven=False) == "inference"
+    assert where() == "event loop"
+    where.pace.took(SOUND, 1, QUICK_NS + 1)
+    assert where(proven=False) == "inference"
+    where.pace.quick = PROVEN
+    where.pace.took(SOUND, 1, STALL_NS + 1)
+    assert where() == "inference", "once and for good"
+
+
+def test_a_larger_tensor_in_no_larger_a_body_runs_on_the_thread(where):
+    assert where(shape=[1, 4]) == "event loop"
+    assert where(shape=[2, 4], data=[0] * 8) == "inference"
+
+
+def test_a_model_whose_cost_may_depend_on_values_never_runs_on_the_event_loop(shop, start):
     shop.identity("same")
     running = start()
-    names = []
     plane = running.server._app._plane
-    infer = plane.infer
-
-    def noting(model, inference):
-        names.append(threading.current_thread().name)
-        return infer(model, inference)
-
-    monkeypatch.setattr(plane, "infer", noting)
-    pace = plane.models[0].pace
-    assert running.infer("same", ITEM)[0] == 200
-    assert names == ["inference"]
-    pace.took(10_000, 0)
-    pace.quick = PROVEN
-    assert running.infer("same", ITEM)[0] == 200
-    assert names[-1] == running.thread.name
-    pace.took(1, QUICK_NS + 1)
-    assert running.infer("same", ITEM)[0] == 200
-    assert names[-1] == "inference"
+    (model,) = plane.models
+    model.pace.quick, model.pace.most, model.pace.size = PROVEN, SOUND, 10_000
+    assert not plane.runs_at_once(model, Inference(b"{}", None, 0))
 
 
 def test_pace_is_proven_by_a_row_and_lost_by_one():
-    pace = Pace()
+    pace, work = Pace(), Work(("y",), ((2, 3),))
     for number in range(PROVEN):
-        assert not pace.is_quick(1), number
-        pace.took(500, QUICK_NS)
-    assert pace.is_quick(500)
-    assert not pace.is_quick(501), "nobody knows how long a larger request takes"
-    pace.took(0, 10)
-    assert not pace.is_quick(501), "a failure says nothing about sizes"
-    pace.took(3, QUICK_NS + 1)
-    assert not pace.is_quick(1)
+        assert not pace.may_be_quick(1), number
+        pace.took(work, 500, QUICK_NS)
+    assert pace.may_be_quick(500)
+    assert not pace.may_be_quick(501), "nobody knows how long a larger request takes"
+    pace.took(None, 900, 10)
+    assert not pace.may_be_quick(501), "a failure says nothing about sizes"
+    pace.took(work, 3, STALL_NS)
+    assert not pace.may_be_quick(1)
+    for _ in range(PROVEN):
+        pace.took(work, 500, QUICK_NS)
+    assert pace.may_be_quick(500), "a machine that was busy once is not slow for ever"
+    pace.took(work, 500, STALL_NS + 1)
+    for _ in range(PROVEN):
+        pace.took(work, 500, QUICK_NS)
+    assert not pace.may_be_quick(500), "a proof that failed is not made again"
+
+
+def test_a_row_proves_no_work_but_its_own():
+    pace = Pace()
+    for rows in range(1, 2 * PROVEN):
+        pace.took(Work(("y",), ((rows, 3),)), 500, 1)
+        assert not pace.may_be_quick(500), "each asked for more than the last"
+    for rows in range(PROVEN):
+        pace.took(Work(("y",), ((rows, 3),)), 500, 1)
+    assert pace.may_be_quick(500)
+    assert pace.most.covers(Work(("y",), ((PROVEN, 3),)))
+    assert not pace.most.covers(Work(("y",), ((3, PROVEN),)))
+    assert not pace.most.covers(Work(("y",), ((3, 1, 1),)))
+    assert not pace.most.covers(Work(("y", "z"), ((1, 3),))), "another output may cost anything"

@@ -15,6 +15,7 @@ from wherry_cli.packaging.child_process import answer_parent
 from wherry_cli.packaging.golden import CASES, check_given, make_cases, repeats
 from wherry_cli.packaging.onnx_file import classify, onnx_precision
 from wherry_cli.packaging.picture import Declaration, declare
+from wherry_cli.packaging.steady import is_steady
 from wherry_cli.packaging.tflite_file import tflite_facts
 from wherry_serving.arrays import from_array
 from wherry_serving.pictures import Pictures
@@ -54,6 +55,7 @@ class Findings(BaseModel):
     cases: list[GoldenCase]
     picture: PictureInput | None = None
     labelled: LabelledOutput | None = None
+    steady: bool = False
 
 
 def _described(order: Order, reset: Literal["each", "never"], signature: Signature) -> ModelFile:
@@ -135,6 +137,7 @@ def find_out(order: Order) -> Findings:
         cases=[],
         picture=described.picture,
         labelled=described.labelled,
+        steady=order.runtime == "onnx" and is_steady(path),
     )
     if order.goldens == "none":
         return findings

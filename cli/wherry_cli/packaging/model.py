@@ -26,6 +26,7 @@ class ModelSource:
         path: the file as given; in the image it is called model.onnx or model.tflite.
         cases: golden cases with outputs; empty when none are wanted.
         reset: "each" when the model keeps state that must not leak from one request into the next.
+        steady: as in model.json.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class ModelSource:
     cases: tuple[GoldenCase, ...] = ()
     picture: PictureInput | None = None
     labelled: LabelledOutput | None = None
+    steady: bool = False
 
     @property
     def file_name(self) -> str:
@@ -55,6 +57,7 @@ class ModelSource:
             precision=self.precision,
             signature=self.signature,
             reset=self.reset,
+            steady=self.steady,
             picture=self.picture,
             labelled=self.labelled,
         )
@@ -127,5 +130,5 @@ def read_model(path: Path, name: str, version: str, wishes: ModelWishes | None =
     found = ask_child(CHILD, order, Findings, f"model {path.name}", _CHILD_SECONDS, slow)
     return ModelSource(
         path, name, version, runtime, found.signature, found.precision, found.reset, tuple(found.cases),
-        found.picture, found.labelled,
+        found.picture, found.labelled, found.steady,
     )  # fmt: skip
