@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wherry import __version__
-from wherry.errors import FitError, InputError, WherryError
+from wherry.errors import FitError, InputError, StoreError, WherryError
+
+_LOG_BYTES = 1_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     enroll.set_defaults(command=_enroll)
     run = commands.add_parser("run", help="the daemon: verify, swap, watch and report")
     run.add_argument("--config", type=Path, help="settings instead of STATE/agent.toml")
+    run.add_argument("--log", type=Path, metavar="FILE", help="log to this file, 2 MB at most with the one before it")
     run.set_defaults(command=_run)
     status = commands.add_parser("status", help="what runs here, and how the last deployment ended")
     status.add_argument("--json", action="store_true", help="the reported state as JSON")
@@ -119,10 +122,25 @@ def _run(options: argparse.Namespace) -> int:
 
     config = load_config(options.state, options.config)
     logging.basicConfig(
-        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=config.log_level.upper(),
+        handlers=[_log_to(options.log)],
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     run_agent(options.state, config)
     return 0
+
+
+def _log_to(path: Path | None) -> logging.Handler:
+    """Without a service manager nobody else bounds the log, or keeps it from other users."""
+    if path is None:
+        return logging.StreamHandler()
+    from logging.handlers import RotatingFileHandler
+
+    os.umask(0o077)
+    try:
+        return RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"log {path}", f"cannot be written ({error})") from error
 
 
 def _status(options: argparse.Namespace) -> int:

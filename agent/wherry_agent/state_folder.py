@@ -1,13 +1,15 @@
-"""The state folder as a whole: who holds it, and the status that the agent leaves in it."""
+"""The state folder as a whole: whose it is, who holds it, and the status that the agent leaves in it."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from wherry.errors import Conflict, ContractError, NotFound, StoreError
@@ -15,6 +17,32 @@ from wherry.messages import StateReport, parse_up
 
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
+OWN_NAMES = (
+    "identity", "tuf", "journal.db*", "spool.db*", LOCK_FILE, STATUS_FILE, "status.new", "update.lock", "update.new",
+    "local.sock", "agent.toml", "agent.log", "agent.log.1",
+)  # fmt: skip
+"""All that an agent, its operator and install.sh put into a state folder; install.sh knows the same names."""
+_SYSTEM = re.compile(
+    r"/[^/]*|/(bin|boot|dev|etc|lib|lib32|lib64|proc|sbin|sys)/.*|/(home|run|var)/[^/]*|/usr/(?!local/).*"
+    r"|/usr/local/(bin|etc|games|include|lib|man|sbin|share|src)"
+)
+
+
+def is_own(name: str) -> bool:
+    """Whether a state folder's entry of this name is Wherry's."""
+    return any(fnmatch(name, pattern) for pattern in OWN_NAMES)
+
+
+def is_system_folder(path: Path) -> bool:
+    """Whether a folder is the machine's, whatever is in it; install.sh has the same list."""
+    return any(_SYSTEM.fullmatch(str(place)) is not None for place in (path.absolute(), path.resolve()))
+
+
+def is_state_folder(path: Path) -> bool:
+    """Whether a folder is a device's, or holds nothing but what an agent writes before it is enrolled."""
+    if any((path / name).exists() for name in ("identity/device.json", "journal.db")):
+        return True
+    return all(is_own(inside.name) or inside.name == "lost+found" for inside in path.iterdir())
 
 
 @contextmanager

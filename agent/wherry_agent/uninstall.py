@@ -1,11 +1,13 @@
 """Leaves nothing: containers and images of ours, the packet filter's table, unit, program, and the device's state.
 
 What install.sh made is written in PREFIX/installed; a program that was installed another way is left alone.
+Only names of our own are removed: what others put into these folders stays, and the folders with it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,10 +23,11 @@ from wherry_agent.compose import Device, make_device
 from wherry_agent.config import AgentConfig
 from wherry_agent.identity_store import IdentityStore
 from wherry_agent.journal import Journal
-from wherry_agent.state_folder import only_agent, running_agent
+from wherry_agent.state_folder import is_own, is_state_folder, is_system_folder, only_agent, running_agent
 
 _STOP_SECONDS = 60.0
 _INSTALLED = "installed"
+_VERSION = re.compile("[0-9a-f]{16}")
 Say = Callable[[str], None]
 
 
@@ -38,34 +41,47 @@ def uninstall(state: Path, config: AgentConfig, keep_state: bool, say: Say) -> N
         say: told what was done.
 
     Raises:
-        Conflict: the agent does not end.
+        Conflict: the agent does not end, or a folder is not Wherry's; nothing was changed.
         EngineError: the engine cannot be asked: containers would stay behind.
         StoreError: a file cannot be removed.
     """
     prefix = installed_prefix()
     made = _read_installed(prefix) if prefix else {}
+    _refuse_folders_of_others(state, prefix)
     _stop_agent(state, made.get("unit", ""))
     if state.is_dir():
         with only_agent(state):
             _clear_device(state, config, say)
-    for name in ("unit", "link"):
-        _remove_file(made.get(name, ""), say)
+    _remove_file(made.get("unit", ""), say)
+    if prefix and _leads_into(made.get("link", ""), prefix):
+        _remove_file(made["link"], say)
     if "unit" in made:
         _run("systemctl", "daemon-reload")
     if state.is_dir() and not keep_state:
-        _remove_folder(state, say)
+        _remove(state, [inside for inside in state.iterdir() if is_own(inside.name)], say)
     if prefix:
-        _remove_folder(prefix, say)
+        _remove_program(prefix, say)
 
 
 def installed_prefix() -> Path | None:
     """The folder that install.sh made, when this program runs from it: PREFIX/versions/ID."""
     prefix = Path(sys.prefix).parent.parent
-    return prefix if (prefix / _INSTALLED).is_file() else None
+    ours = _VERSION.fullmatch(Path(sys.prefix).name) and "state" in _read_installed(prefix)
+    return prefix if ours else None
+
+
+def _refuse_folders_of_others(state: Path, prefix: Path | None) -> None:
+    for path in (state, prefix):
+        if path and is_system_folder(path):
+            raise Conflict(f"folder {path}", "is the system's; nothing was changed", "Name Wherry's own with --state")
+    if state.is_dir() and not is_state_folder(state):
+        fix = "Name the folder of this device with --state"
+        raise Conflict(f"folder {state}", "holds other things and no device; nothing was changed", fix)
 
 
 def _read_installed(prefix: Path) -> dict[str, str]:
-    lines = (prefix / _INSTALLED).read_text(encoding="utf-8").splitlines()
+    path = prefix / _INSTALLED
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {name: value for name, _, value in (line.partition("=") for line in lines) if value}
 
 
@@ -73,15 +89,24 @@ def _stop_agent(state: Path, unit: str) -> None:
     if unit:
         _run("systemctl", "disable", "--now", Path(unit).name)
     until = time.monotonic() + _STOP_SECONDS
-    asked = False
-    while (process := running_agent(state)) is not None:
+    asked, words = 0, b""
+    # The lock is free a moment before the process has ended.
+    while (process := running_agent(state)) is not None or (words and _command_line(asked) == words):
         if process and not asked:
+            asked, words = process, _command_line(process)
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
-            asked = True
         if time.monotonic() > until:
             raise Conflict(f"agent on {state}", "does not end", "Stop it by hand and uninstall again")
         time.sleep(0.1)
+
+
+def _command_line(process: int) -> bytes:
+    """Empty for one that has ended; another process of the same number has another."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _clear_device(state: Path, config: AgentConfig, say: Say) -> None:
@@ -132,20 +157,38 @@ def _remove_file(path: str, say: Say) -> None:
     say(f"removed {path}")
 
 
-def _remove_folder(path: Path, say: Say) -> None:
-    """Also a disk of its own that is mounted there: it is emptied."""
+def _leads_into(link: str, prefix: Path) -> bool:
     try:
-        if path.is_mount():
-            for inside in path.iterdir():
-                if inside.is_dir() and not inside.is_symlink():
-                    shutil.rmtree(inside)
-                else:
-                    inside.unlink()
-        else:
-            shutil.rmtree(path)
+        return bool(link) and Path(link).readlink() == prefix / "bin/wherry-agent"
+    except OSError:
+        return False
+
+
+def _remove_program(prefix: Path, say: Say) -> None:
+    """The file that says what is ours goes last."""
+    named = [path for path in (prefix / "versions").glob("*") if _VERSION.fullmatch(path.name)]
+    made = [path for path in named if (path / "complete").exists() or (path / "pyvenv.cfg").exists()]
+    _remove(prefix / "versions", made)
+    _remove(prefix / "bin", [prefix / "bin/wherry-agent", prefix / "bin/.wherry-agent"])
+    _remove(prefix, [prefix / "installed.new", prefix / _INSTALLED], say)
+
+
+def _remove(folder: Path, ours: Iterable[Path], say: Say = lambda _: None) -> None:
+    """Remove what is ours, and the folder if nothing else is in it; a disk that is mounted there stays, emptied."""
+    try:
+        for path in ours:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"folder {path}", f"cannot be removed ({error})") from error
-    say(f"removed {path}")
+        raise StoreError(f"folder {folder}", f"cannot be removed ({error})") from error
+    try:
+        folder.rmdir()
+    except OSError as error:
+        say(f"removed what was ours in {folder}; the folder stays ({error.strerror})")
+    else:
+        say(f"removed {folder}")
 
 
 def _run(*command: str) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 import socket
+import stat
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from wherry.errors import Conflict, StoreError
 from wherry_agent import app, control
+from wherry_agent.config import AgentConfig
 from wherry_agent.events import Stop, Tick
 from wherry_agent.service_manager import ServiceManager
-from wherry_agent.uninstall import _remove_folder, installed_prefix
+from wherry_agent.state_folder import is_system_folder
+from wherry_agent.uninstall import _remove_program, _stop_agent, installed_prefix, uninstall
 
 UNIT = Path(__file__).parents[2] / "deploy/systemd/wherry-agent.service"
 
@@ -99,21 +107,126 @@ def test_the_lock_commands_hold_off_and_let_go(tmp_path, capsys):
 
 
 class TestFolders:
-    """What uninstall removes is gone; a disk of its own is emptied."""
+    """What uninstall removes is Wherry's; all else stays."""
 
-    def test_a_folder_is_removed_with_all_that_is_in_it(self, tmp_path):
-        (tmp_path / "state/tuf").mkdir(parents=True)
+    def remove(self, state):
         said: list[str] = []
-        _remove_folder(tmp_path / "state", said.append)
-        assert (list(tmp_path.iterdir()), said) == ([], [f"removed {tmp_path / 'state'}"])
+        uninstall(state, AgentConfig(), False, said.append)
+        return said
 
-    def test_a_disk_of_its_own_is_emptied(self, tmp_path, monkeypatch):
-        (tmp_path / "state/tuf").mkdir(parents=True)
-        (tmp_path / "state/journal.db").write_text("x")
-        (tmp_path / "state/link").symlink_to(tmp_path)
-        monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "state")
-        _remove_folder(tmp_path / "state", lambda words: None)
-        assert list((tmp_path / "state").iterdir()) == []
+    @pytest.fixture
+    def state(self, tmp_path):
+        """Of a device that is not enrolled: no container is looked for."""
+        folder = tmp_path / "state"
+        (folder / "tuf/root_history").mkdir(parents=True)
+        (folder / "journal.db").touch()
+        (folder / "spool.db.corrupt").touch()
+        (folder / "identity").symlink_to(tmp_path)
+        return folder
 
-    def test_a_program_that_was_installed_another_way_is_left_alone(self):
+    def test_a_state_folder_is_removed_with_all_that_is_in_it(self, state, tmp_path):
+        assert f"removed {state}" in self.remove(state)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_files_of_others_in_it_stay(self, state):
+        (state / "notes.txt").touch()
+        assert "the folder stays" in self.remove(state)[-1]
+        assert [path.name for path in state.iterdir()] == ["notes.txt"]
+
+    def test_a_disk_of_its_own_is_emptied(self, state, monkeypatch):
+        def busy(path):
+            raise OSError(16, "Device or resource busy")
+
+        monkeypatch.setattr(Path, "rmdir", busy)
+        assert "Device or resource busy" in self.remove(state)[-1]
+        assert list(state.iterdir()) == []
+
+    def test_a_folder_that_is_no_device_s_is_refused_and_nothing_changes(self, tmp_path):
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "lock").touch()
+        with pytest.raises(Conflict, match="holds other things and no device; nothing was changed"):
+            self.remove(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "photos"]
+
+    @pytest.mark.parametrize(
+        "path", ["/", "/opt", "/usr", "/usr/lib/x", "/usr/local", "/var/lib", "/home/joe", "/etc/x"]
+    )
+    def test_folders_of_the_system_are_refused(self, path):
+        assert is_system_folder(Path(path))
+        assert is_system_folder(Path(f"/srv/..{path}"))
+
+    def test_a_link_to_a_folder_of_the_system_is_refused(self, tmp_path):
+        (tmp_path / "link").symlink_to("/usr/local")
+        with pytest.raises(Conflict, match="is the system's"):
+            self.remove(tmp_path / "link")
+
+    @pytest.mark.parametrize("path", ["/var/lib/wherry", "/opt/wherry", "/usr/local/wherry", "/srv/wherry", "/tmp/x"])
+    def test_others_are_not(self, path):
+        assert not is_system_folder(Path(path))
+
+    def test_only_what_install_made_is_removed_of_the_program(self, tmp_path):
+        for name in ("versions/0123456789abcdef", "versions/3.11.4", "bin"):
+            (tmp_path / name).mkdir(parents=True)
+        made = ["versions/0123456789abcdef/complete", "bin/wherry-agent", "installed"]
+        for name in (*made, "bin/other", "versions/3.11.4/python"):
+            (tmp_path / name).touch()
+        _remove_program(tmp_path, lambda words: None)
+        left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+        assert left == ["bin/other", "versions/3.11.4/python"]
+
+    def test_all_of_it_goes_where_nobody_else_put_anything(self, tmp_path):
+        (tmp_path / "prefix/versions/0123456789abcdef").mkdir(parents=True)
+        (tmp_path / "prefix/versions/0123456789abcdef/complete").touch()
+        _remove_program(tmp_path / "prefix", lambda words: None)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_program_that_was_installed_another_way_is_left_alone(self, tmp_path, monkeypatch):
         assert installed_prefix() is None
+        monkeypatch.setattr(sys, "prefix", str(tmp_path / "versions/3.11.4"))
+        (tmp_path / "installed").write_text("state=/var/lib/wherry\n")
+        assert installed_prefix() is None
+        monkeypatch.setattr(sys, "prefix", str(tmp_path / "versions/0123456789abcdef"))
+        assert installed_prefix() == tmp_path
+
+
+HOLDER = """
+import pathlib, signal, sys, time
+from wherry_agent.state_folder import only_agent
+state = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+try:
+    with only_agent(state):
+        print("holds it", flush=True)
+        time.sleep(60)
+finally:
+    time.sleep(1)
+    (state / "ended").touch()
+"""
+
+
+def test_an_agent_has_ended_when_uninstall_goes_on(tmp_path):
+    """It lets go of its folder before its process ends."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"holds it\n"
+            _stop_agent(tmp_path, "")
+            assert (tmp_path / "ended").exists()
+        finally:
+            process.kill()
+
+
+def test_a_log_without_a_service_manager_is_bounded_and_private(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with closing(app._log_to(tmp_path / "agent.log")) as handler:
+            for _ in range(300):
+                handler.emit(logging.makeLogRecord({"msg": "x" * 10_000}))
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000_000
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(StoreError, match="cannot be written"):
+        app._log_to(tmp_path / "absent/agent.log")
