@@ -17,7 +17,7 @@ OFFLINE='@OFFLINE@'
 TOKEN='' PROFILE='' STATE=/var/lib/wherry PREFIX=/opt/wherry SERVICE=yes UNINSTALL='' KEEP_STATE='' YES=''
 UNIT=/etc/systemd/system/wherry-agent.service
 LINK=/usr/local/bin/wherry-agent
-WORK='' HALF_DONE=''
+WORK='' HALF_DONE='' BEFORE='' STARTED=''
 
 say() { printf '%s\n' "wherry: $*"; }
 die() {
@@ -49,9 +49,76 @@ read_arguments() {
     esac
     shift
   done
-  case "$STATE$PREFIX" in *' '*) die "folders with spaces in their names are not supported" ;; esac
-  case "$STATE" in /*) ;; *) die "--state must be an absolute path" ;; esac
-  case "$PREFIX" in /*) ;; *) die "--prefix must be an absolute path" ;; esac
+  [ "$STATE" = / ] || STATE=${STATE%/}
+  [ "$PREFIX" = / ] || PREFIX=${PREFIX%/}
+  check_name --state "$STATE"
+  check_name --prefix "$PREFIX"
+  [ "${#STATE}" -le 90 ] || die "--state is too long for the socket in it: 90 characters at most"
+}
+
+# -- whose folders they are ---------------------------------------------------------------------------
+# What another program put somewhere is never changed or removed. `wherry-agent uninstall` has the same rules.
+
+check_name() { # option folder
+  case "$2" in
+    *[!A-Za-z0-9/._-]*) die "$1: only letters, digits and / . _ - may be in a folder's name" ;;
+    /*) ;;
+    *) die "$1 must be an absolute path" ;;
+  esac
+  if is_system "$2" || is_system "$(readlink -m "$2" 2>/dev/null || echo "$2")"; then
+    die "$1: $2 is a folder of the system; name one of Wherry's own, such as /opt/wherry or /var/lib/wherry"
+  fi
+  case "$2/" in */./* | */../* | *//*) die "$1 must be written without . and .. and //" ;; esac
+}
+
+is_system() {
+  case "$1" in
+    /usr/local/bin | /usr/local/etc | /usr/local/games | /usr/local/include | /usr/local/lib) return 0 ;;
+    /usr/local/man | /usr/local/sbin | /usr/local/share | /usr/local/src) return 0 ;;
+    /usr/local/?*) return 1 ;;
+    /bin/* | /boot/* | /dev/* | /etc/* | /lib/* | /lib32/* | /lib64/* | /proc/* | /sbin/* | /sys/* | /usr/*) return 0 ;;
+    /home/*/* | /run/*/* | /var/*/*) return 1 ;;
+    /home/* | /run/* | /var/*) return 0 ;;
+    /*/*) return 1 ;;
+  esac
+  return 0
+}
+
+is_version() { # one of our folders under versions/
+  case "${1##*/}" in
+    *[!0-9a-f]*) return 1 ;;
+    ????????????????) [ -d "$1" ] && [ ! -L "$1" ] ;;
+    *) return 1 ;;
+  esac
+}
+
+owns_prefix() { # it is not there, or empty, or ours; an installation that was killed leaves versions only
+  if [ -f "$PREFIX/installed" ]; then
+    grep -q '^state=/' "$PREFIX/installed"
+    return
+  fi
+  for inside in "$PREFIX"/* "$PREFIX"/.[!.]* "$PREFIX"/versions/* "$PREFIX"/versions/.[!.]*; do
+    [ -e "$inside" ] || [ -L "$inside" ] || continue
+    [ "$inside" = "$PREFIX/versions" ] || [ "$inside" = "$PREFIX/installed.new" ] || is_version "$inside" || return 1
+  done
+}
+
+owns_state() { # it is not there, or a device's, or holds nothing but what an agent writes
+  [ ! -e "$STATE/identity/device.json" ] && [ ! -e "$STATE/journal.db" ] || return 0
+  for inside in "$STATE"/* "$STATE"/.[!.]*; do
+    [ -e "$inside" ] || [ -L "$inside" ] || continue
+    case "${inside##*/}" in
+      identity | tuf | lock | status.json | status.new | update.lock | update.new | local.sock | lost+found) ;;
+      spool.db* | agent.toml | agent.log | agent.log.1) ;;
+      *) return 1 ;;
+    esac
+  done
+}
+
+check_folders() {
+  owns_prefix || problem "$PREFIX holds other things than Wherry's: use another --prefix"
+  owns_state || problem "$STATE holds other things than Wherry's: use another --state"
+  [ -z "$SERVICE" ] || [ -L "$LINK" ] || [ ! -e "$LINK" ] || problem "$LINK is there already, and is not ours"
 }
 
 # -- what the machine must have -----------------------------------------------------------------------
@@ -101,6 +168,7 @@ check_machine() {
 
 check() {
   check_machine
+  check_folders
   check_programs
   [ -n "$PROBLEMS" ] || return 0
   say "this machine cannot be a device yet:$PROBLEMS" >&2
@@ -160,22 +228,31 @@ make_environment() {
   HALF_DONE=''
 }
 
-switch_over() {
-  mkdir -p "$PREFIX/bin" "$STATE"
-  chmod 711 "$STATE"
-  ln -sfn "$VERSION/bin/wherry-agent" "$PREFIX/bin/.wherry-agent"
+point_at() { # program; in one step, so that there is always one
+  ln -sfn "$1" "$PREFIX/bin/.wherry-agent"
   mv -fT "$PREFIX/bin/.wherry-agent" "$PREFIX/bin/wherry-agent"
+}
+
+switch_over() {
   {
     echo "state=$STATE"
     [ -z "$SYSTEMD" ] || echo "unit=$UNIT"
     [ -z "$SERVICE" ] || echo "link=$LINK"
-  } >"$PREFIX/installed"
+  } >"$PREFIX/installed.new"
+  mv -f "$PREFIX/installed.new" "$PREFIX/installed"
+  if [ ! -d "$STATE" ]; then
+    mkdir -p "$STATE"
+    chmod 711 "$STATE"
+  fi
+  mkdir -p "$PREFIX/bin"
+  BEFORE=$(readlink "$PREFIX/bin/wherry-agent" || true)
+  point_at "$VERSION/bin/wherry-agent"
   [ -z "$SERVICE" ] || ln -sfn "$PREFIX/bin/wherry-agent" "$LINK"
 }
 
 remove_old_versions() {
   for old in "$PREFIX"/versions/*; do
-    [ "$old" = "$VERSION" ] || rm -rf "$old"
+    if [ "$old" != "$VERSION" ] && is_version "$old" && [ -f "$old/complete" ]; then rm -rf "$old"; fi
   done
 }
 
@@ -203,26 +280,71 @@ stop_background() {
   die "the agent that runs (process $pid) does not end. Stop it and run this again"
 }
 
+write_unit() {
+  [ ! -f "$UNIT" ] || cp "$UNIT" "$WORK/unit.before"
+  sed -e "s#/opt/wherry/#$PREFIX/#g" -e "s#/var/lib/wherry#$STATE#g" "$WORK/wherry-agent.service" >"$UNIT"
+}
+
 start() {
+  STARTED=''
   if [ -n "$SYSTEMD" ]; then
-    sed -e "s#/opt/wherry/#$PREFIX/#g" -e "s#/var/lib/wherry#$STATE#g" "$WORK/wherry-agent.service" >"$UNIT"
     systemctl daemon-reload
     systemctl enable --quiet wherry-agent.service
-    systemctl restart wherry-agent.service
+    systemctl restart wherry-agent.service || true # whether it runs is asked of the agent itself
     return 0
   fi
   stop_background
-  say "no systemd service: the agent runs in the background until the next reboot, its log is $STATE/agent.log."
-  say "to start it at boot, run: $AGENT_BIN run --state $STATE"
-  MALLOC_ARENA_MAX=1 setsid "$AGENT_BIN" run --state "$STATE" >>"$STATE/agent.log" 2>&1 </dev/null &
+  (
+    umask 077
+    : >>"$STATE/agent.log"
+    chmod 600 "$STATE/agent.log"
+    export MALLOC_ARENA_MAX=1
+    exec setsid "$AGENT_BIN" run --state "$STATE" "$@" >>"$STATE/agent.log" 2>&1 </dev/null
+  ) &
+  STARTED=$!
+}
+
+runs() { # a socket that a killed agent left does not answer
+  curl -fsS --noproxy '*' --max-time 5 --unix-socket "$STATE/local.sock" http://wherry/v1/slots >/dev/null 2>&1
 }
 
 wait_until_it_runs() {
-  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
-    [ -S "$STATE/local.sock" ] && return 0
+  waited=0
+  while [ "$waited" -lt 90 ]; do
+    if runs; then return 0; fi
+    [ -z "$STARTED" ] || kill -0 "$STARTED" 2>/dev/null || return 1
     sleep 1
+    waited=$((waited + 1))
   done
-  say "the agent does not run yet: look at its log" >&2
+  return 1
+}
+
+# Whatever a new agent cannot do here, the one before could: it takes over again.
+switch_back() {
+  say "the new agent does not run: back to the one before" >&2
+  [ -z "$STARTED" ] || kill "$STARTED" 2>/dev/null || true
+  point_at "$BEFORE"
+  [ ! -f "$WORK/unit.before" ] || cp "$WORK/unit.before" "$UNIT"
+  start
+  wait_until_it_runs || die "the agent before does not run either: look at its log"
+  die "the upgrade was taken back: the agent before runs again. Why the new one did not is in its log"
+}
+
+start_and_prove() {
+  [ -z "$SYSTEMD" ] || write_unit
+  start --log "$STATE/agent.log"
+  if wait_until_it_runs; then
+    remove_old_versions
+  elif [ -x "$BEFORE" ] && [ "$BEFORE" != "$VERSION/bin/wherry-agent" ]; then
+    switch_back
+  else
+    "$AGENT_BIN" doctor --state "$STATE" || true
+    die "installed, but the agent does not run: see above, and look at its log"
+  fi
+  [ -n "$SYSTEMD" ] || {
+    say "no systemd service: the agent runs in the background until the next reboot, its log is $STATE/agent.log."
+    say "to start it at boot, run: $AGENT_BIN run --state $STATE"
+  }
 }
 
 install() {
@@ -235,9 +357,7 @@ install() {
   make_environment
   switch_over
   enrol
-  start
-  wait_until_it_runs
-  remove_old_versions
+  start_and_prove
   "$AGENT_BIN" doctor --state "$STATE" || say "mend what stands above; \`wherry-agent doctor\` looks again"
   say "done. What it does: $AGENT_BIN status --watch --state $STATE"
   say "next, where you are the operator: wherry device list; wherry push MODEL; wherry rollout start MODEL VERSION"
