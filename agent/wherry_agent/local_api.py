@@ -14,19 +14,24 @@ curl --unix-socket /var/lib/wherry/local.sock http://wherry/v1/slots
 
 Every program of the device may read. Only root, the agent's own user and members of the group that the setting
 `local_group` names may lock. Errors are `{"error": {"code", "thing", "reason", "fix"}}`, as the server's are.
-Eight requests at a time, a few seconds each; a ninth is closed at once.
+Eight requests at a time, two of one user, each sent within three seconds; one more is closed at once.
 """
 
 from __future__ import annotations
 
 import grp
+import io
 import json
 import logging
 import os
 import pwd
 import socket
+import stat
 import struct
+import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -41,11 +46,15 @@ from wherry_agent.update_lock import LockFile
 
 SOCKET_NAME = "local.sock"
 _AT_ONCE = 8
+_OF_ONE_USER = 2
 _SECONDS = 3.0
 _MOST_BYTES = 4096
 _PEER = struct.Struct("3i")
 _STATUS: dict[type[WherryError], int] = {NotFound: 404, NotAllowed: 403, InputError: 400, StoreError: 507}
 _log = logging.getLogger(__name__)
+
+Peer = tuple[int, int]
+"""User and group id of a program, as the kernel names them."""
 
 
 def slot_document(slot: SlotReport) -> dict[str, Any]:
@@ -92,8 +101,8 @@ class LocalApi:
         """
         try:
             self._path.unlink(missing_ok=True)
-            # The folder may be walked through, not listed; its other files are for the agent alone.
-            self._path.parent.chmod(0o711)
+            # The folder may be walked through; its other files are for the agent alone.
+            self._path.parent.chmod(stat.S_IMODE(self._path.parent.stat().st_mode) | 0o011)
             self._server = _Server(self._path, self)
             self._path.chmod(0o666)
         except OSError as error:
@@ -119,7 +128,7 @@ class LocalApi:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
-    def answer(self, method: str, path: str, body: bytes, peer: tuple[int, int]) -> dict[str, Any]:
+    def answer(self, method: str, path: str, body: bytes, peer: Peer) -> dict[str, Any]:
         """The document that answers a request.
 
         Args:
@@ -171,7 +180,7 @@ class LocalApi:
         self._lock.release()
         return {"lock": None}
 
-    def _may_lock(self, peer: tuple[int, int]) -> None:
+    def _may_lock(self, peer: Peer) -> None:
         user, group = peer
         if user in (0, os.geteuid()):
             return
@@ -195,6 +204,26 @@ def _group_id(name: str) -> int | None:
         raise ConfigError("setting local_group", f"there is no group {name!r} on this device") from None
 
 
+class _Room:
+    """How many requests are under way, in all and of each user: one program cannot keep the others out."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._inside: Counter[int] = Counter()
+
+    def enter(self, user: int) -> bool:
+        with self._guard:
+            if self._inside.total() >= _AT_ONCE or self._inside[user] >= _OF_ONE_USER:
+                return False
+            self._inside[user] += 1
+            return True
+
+    def leave(self, user: int) -> None:
+        with self._guard:
+            self._inside[user] -= 1
+            self._inside += Counter()  # forgets users that have left
+
+
 class _Server(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
     block_on_close = False
@@ -202,30 +231,64 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
     def __init__(self, path: Path, api: LocalApi) -> None:
         self.api = api
-        self._room = threading.BoundedSemaphore(_AT_ONCE)
+        self._room = _Room()
         super().__init__(str(path), _Handler)
 
+    def get_request(self) -> tuple[socket.socket, Peer]:
+        connection, _ = self.socket.accept()
+        _, user, group = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        return connection, (user, group)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - as socketserver calls it
+        return self._room.enter(client_address[0])
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._room.leave(client_address[0])
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._room.leave(client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as socketserver calls it
-        _log.info("a local request broke off", exc_info=True)
+        # A line for each would let any user of the device fill the log.
+        _log.debug("a local request broke off: %s", sys.exc_info()[1])
+
+
+class _Hurried(io.RawIOBase):
+    """Reads from a connection until a moment; a peer that sends byte after byte gains nothing by it."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    client_address: Peer  # type: ignore[assignment]  # of a Unix socket
     timeout = _SECONDS
     server_version = "wherry-agent"
     sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Hurried(self.connection, _SECONDS))
 
     def _answer(self) -> None:
         try:
@@ -234,7 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.rfile.read(max(0, min(length, 16 * _MOST_BYTES)))  # a peer that still sends reads no answer
                 raise InputError("request", f"is longer than {_MOST_BYTES} bytes")
             body = self.rfile.read(length) if length else b""
-            document = self.server.api.answer(self.command, self.path, body, self._peer())
+            document = self.server.api.answer(self.command, self.path, body, self.client_address)
             status = 200
         except WherryError as error:
             found = (code for kind, code in _STATUS.items() if isinstance(error, kind))
@@ -249,10 +312,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     do_GET = do_PUT = do_DELETE = _answer  # noqa: N815 - as http.server calls them
-
-    def _peer(self) -> tuple[int, int]:
-        _, user, group = _PEER.unpack(self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        return user, group
 
     def address_string(self) -> str:
         return "local"

@@ -14,7 +14,7 @@ import pytest
 
 from wherry.errors import ConfigError, StoreError
 from wherry.messages import DeploymentReport, ReleaseRef, SlotReport, StateReport
-from wherry_agent.local_api import LocalApi
+from wherry_agent.local_api import LocalApi, _Room
 from wherry_agent.update_lock import LockFile
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -154,6 +154,48 @@ def test_clients_that_say_nothing_do_not_keep_others_out_for_long(api, tmp_path,
                 return False
 
         wait_until(answers, "silent clients are given up")
+
+
+def test_a_client_that_sends_byte_after_byte_is_given_up(api, tmp_path, wait_until):
+    with closing(socket.socket(socket.AF_UNIX)) as slow:
+        slow.settimeout(0.2)
+        slow.connect(str(tmp_path / "local.sock"))
+
+        def given_up():
+            try:
+                slow.send(b"x")
+                return slow.recv(1) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        wait_until(given_up, "the request is over, however often a byte comes")
+
+
+def test_one_user_takes_two_places_of_eight():
+    room = _Room()
+    assert [room.enter(1), room.enter(1), room.enter(1), room.enter(2)] == [True, True, False, True]
+    room.leave(1)
+    assert [room.enter(1), room.enter(1)] == [True, False]
+    assert [room.enter(user) for user in range(3, 9)] == [True] * 5 + [False]
+
+
+def test_broken_requests_fill_no_log(api, tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    try:
+        (tmp_path / "absent").read_bytes()
+    except OSError:
+        api._server.handle_error(None, NOBODY)
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("DEBUG", None)]
+
+
+def test_rights_of_a_folder_are_not_taken_away(tmp_path):
+    tmp_path.chmod(0o755)
+    api = LocalApi(tmp_path, LockFile(tmp_path), "", lambda: NOW)
+    api.start()
+    api.stop()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
 def test_it_takes_the_place_of_one_that_was_killed_and_leaves_nothing(tmp_path):
