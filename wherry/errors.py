@@ -152,7 +152,10 @@ class RolledBack(TrustError):
     """Metadata older than what this device has already seen."""
 
     code = "trust.rolled_back"
-    hint = "Restore the newest metadata on the server; to downgrade, release the old digest again"
+    hint = (
+        "To go back to an older release, sign it again with `wherry release publish PACKAGE --again`, "
+        "then `wherry rollout start`"
+    )
 
 
 class WrongDevice(TrustError):

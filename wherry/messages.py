@@ -6,12 +6,12 @@ The signed assignment itself (topic `assign`) is TUF metadata, see docs/decision
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wherry.envelope import MESSAGE_SCHEMA as MESSAGE_SCHEMA
+from wherry.envelope import Instant
 from wherry.envelope import Message as _Message
 from wherry.envelope import Model as _Model
 from wherry.envelope import Problem as Problem
@@ -77,15 +77,15 @@ class DeploymentReport(_Model):
     previous: ReleaseRef | None = None
     sequence: int
     phase: Phase
-    started: datetime
-    updated: datetime
-    phases: list[tuple[str, datetime]] = []
+    started: Instant
+    updated: Instant
+    phases: list[tuple[str, Instant]] = []
     fetched_bytes: int = 0
     total_bytes: int = 0
     mode: Literal["overlap", "replace"] | None = None
     gates: list[GateResult] = []
     gate: str | None = None
-    deadline: datetime | None = None
+    deadline: Instant | None = None
     problem: Problem | None = None
 
 
@@ -99,7 +99,7 @@ class UpdateLock(_Model):
 
     holder: str
     reason: str = ""
-    expires: datetime
+    expires: Instant
 
 
 class SlotReport(_Model):
@@ -115,7 +115,7 @@ class SlotReport(_Model):
     slot: SlotName
     port: int
     serving: ReleaseRef | None = None
-    since: datetime | None = None
+    since: Instant | None = None
     known_good: ReleaseRef | None = None
     desired: ReleaseRef | None = None
     healthy: bool = False
@@ -131,6 +131,7 @@ class StateReport(_Message):
         lock: holds off swaps on this device now.
         facts: what hardware and system it is, by name ("device_tree_model", "l4t_release", "cuda", …).
         problem: why the device cannot converge now, if it cannot.
+        refused: sequence of the assignment that `problem` is about, when that was refused for good; else 0.
     """
 
     type: Literal["state"] = "state"
@@ -139,7 +140,7 @@ class StateReport(_Message):
     agent_version: str
     stream: str
     number: int
-    at: datetime
+    at: Instant
     boot_id: str
     sequence: int
     slots: list[SlotReport] = []
@@ -147,6 +148,7 @@ class StateReport(_Message):
     lock: UpdateLock | None = None
     facts: dict[str, str] = {}
     problem: Problem | None = None
+    refused: int = 0
 
 
 class Presence(_Message):
@@ -155,7 +157,7 @@ class Presence(_Message):
     type: Literal["presence"] = "presence"
     device: DeviceId
     online: bool
-    at: datetime | None = None
+    at: Instant | None = None
 
 
 LATENCY_EDGES_US: tuple[int, ...] = tuple(int(100 * 2 ** (i / 2)) for i in range(40))
@@ -238,7 +240,7 @@ class TelemetryRecord(_Model):
     """A spooled record: numbered once, when it is written."""
 
     sequence: int
-    at: datetime
+    at: Instant
     record: Record
 
 

@@ -58,10 +58,15 @@ class AssignmentVerified:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRefused:
-    """An assignment did not pass, or could not be fetched or checked (`error` says which)."""
+    """An assignment did not pass, or could not be fetched or checked (`error` says which).
+
+    Attributes:
+        sequence: which one it was, by its own words, if it was refused for good; else 0.
+    """
 
     payload: bytes | None
     error: WherryError
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ from wherry.release import (
 )
 
 _MIB = 1_048_576
+KILLED = "was killed for using more memory than its limit"
+"""Of a container; said in the gate's detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def ready(gate: ReadyGate, answered: bool, seconds: float, words: str = "") -> G
 
 def exited(kind: str, seconds: float, exit_code: int | None, oom_killed: bool, words: str) -> GateResult:
     """The candidate's process ended while it was on trial."""
-    how = "was killed for using more memory than its limit" if oom_killed else f"exited with code {exit_code}"
+    how = KILLED if oom_killed else f"exited with code {exit_code}"
     detail = f"the container {how}{': ' + words if words else ''}"
     return GateResult(kind=kind, ok=False, detail=detail, seconds=seconds)
 

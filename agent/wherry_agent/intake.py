@@ -12,6 +12,7 @@ from wherry_agent.assignment import Assignment, Marks
 from wherry_agent.entry import Entry
 from wherry_agent.events import AssignmentReceived, AssignmentRefused, AssignmentVerified, Event
 from wherry_agent.ports import AssignmentSource, Clock, TrustPort
+from wherry_agent.trust_rules import refused_sequence
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Intake:
             try:
                 assignment, marks = verify()
             except WherryError as error:
-                put(AssignmentRefused(payload, error))
+                put(AssignmentRefused(payload, error, refused_sequence(payload, error)))
             except Exception as error:
                 _log.exception("verification failed unexpectedly")
                 put(AssignmentRefused(payload, ContractError("assignment", f"cannot be checked ({error!r})")))

@@ -14,6 +14,7 @@ from wherry_agent.ports import Link, Observed, Recorder
 from wherry_agent.reporter import View, deployment_report, state_report
 
 _REPORTS_PER_START = 1_000_000
+_ASSIGNMENT = "assignment"
 
 
 class Outbox:
@@ -44,6 +45,7 @@ class Outbox:
         self._facts = facts
         self._every = timedelta(seconds=seconds)
         self._troubles: dict[str, Problem] = {}
+        self._refused = 0
         self._recorded: dict[str, tuple[str, str]] = {}
         self._last: tuple[StateReport, datetime] | None = None
         self._number = 0
@@ -55,14 +57,24 @@ class Outbox:
             if slot.deployment:
                 self._recorded[name] = (slot.deployment.id, slot.deployment.phase)
 
-    def trouble(self, name: str, error: WherryError) -> None:
-        """Something cannot be done now; `name` is under what it is cleared again."""
+    def trouble(self, name: str, error: WherryError, refused: int = 0) -> None:
+        """Something cannot be done now; `name` is under what it is cleared again.
+
+        Args:
+            name: of what.
+            error: why.
+            refused: sequence of the assignment that this refuses for good.
+        """
         self._troubles[name] = problem_of(error)
+        if name == _ASSIGNMENT:
+            self._refused = refused
 
     def clear(self, *names: str) -> None:
         """It can be done again."""
         for name in names:
             self._troubles.pop(name, None)
+        if _ASSIGNMENT in names:
+            self._refused = 0
 
     def record(self, entry: Entry, now: datetime) -> None:
         """Every phase that a deployment enters goes to the spool."""
@@ -87,8 +99,9 @@ class Outbox:
     ) -> None:
         """Send the state if it changed, is old, or `force`."""
         self.record(entry, now)
-        problem = next(iter(self._troubles.values()), None)
-        view = View(entry, desired, observed, healthy, problem, self._facts)
+        first = next(iter(self._troubles.values()), None)
+        problem = self._troubles[_ASSIGNMENT] if self._refused else first
+        view = View(entry, desired, observed, healthy, problem, self._facts, self._refused)
         report = state_report(view, self._profile, self._number + 1, now)
         if not force and not self._worth_sending(report, now):
             return

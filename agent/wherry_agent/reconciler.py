@@ -166,7 +166,7 @@ class Reconciler:
         _log.warning("assignment not accepted: %s", event.error)
         known = event.payload is None or event.payload == self.entry.payload
         if not (known and isinstance(event.error, ServerError)):  # to be offline is no trouble while nothing is new
-            self._outbox.trouble("assignment", event.error)
+            self._outbox.trouble("assignment", event.error, event.sequence)
 
     def _command(self, command: PollNow | Retry, now: datetime) -> None:
         if isinstance(command, PollNow):

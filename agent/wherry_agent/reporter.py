@@ -20,6 +20,7 @@ class View:
     Attributes:
         healthy: slot to whether its serving container answered ready when last asked.
         facts: what hardware and system it is, by name.
+        refused: sequence of the assignment that `problem` refuses.
     """
 
     entry: Entry
@@ -28,6 +29,7 @@ class View:
     healthy: Mapping[str, bool]
     problem: Problem | None
     facts: Mapping[str, str] = field(default_factory=dict)
+    refused: int = 0
 
 
 def state_report(view: View, profile: str, number: int, now: datetime) -> StateReport:
@@ -47,6 +49,7 @@ def state_report(view: View, profile: str, number: int, now: datetime) -> StateR
         lock=view.observed.lock,
         facts=dict(view.facts),
         problem=view.problem,
+        refused=view.refused,
     )
 
 

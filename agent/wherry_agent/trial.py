@@ -39,6 +39,10 @@ _KILLED_FROM_OUTSIDE = (137, 143)
 _ASKS_BY_ITSELF = ReadyGate | HttpGate | TcpGate
 """Gates that find out by themselves whether the container is up."""
 _LATENCY_ROUNDS = 5
+_MORE_MEMORY = (
+    "Package it again with more memory (`wherry package --memory MIB`) or make the model smaller (`--quantize`), "
+    "under a new version"
+)
 _CRASHES_ONLY = SoakGate(error_percent=100, factor="0")
 """For releases that say nothing of the soak."""
 
@@ -345,4 +349,5 @@ def _kind(gate: object) -> str:
 
 
 def _failure(image: TrustedImage, result: GateResult) -> GateFailed:
-    return GateFailed(f"release {image.image.label()}", f"{result.kind} gate: {result.detail}")
+    fix = _MORE_MEMORY if gates.KILLED in result.detail or result.kind == "memory" else None
+    return GateFailed(f"release {image.image.label()}", f"{result.kind} gate: {result.detail}", fix)

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
-from wherry.errors import MalformedMessage, Replayed, RolledBack, Tampered, Unsigned, WrongDevice, WrongProfile
+from wherry.errors import (
+    ContractError,
+    MalformedMessage,
+    Replayed,
+    RolledBack,
+    Tampered,
+    TrustError,
+    Unsigned,
+    WherryError,
+    WrongDevice,
+    WrongProfile,
+)
 from wherry.identity import DeviceId, SlotName
 from wherry.metadata import MAX_VERSION, check_expiry, read_metadata, signed_image, verify_role
 from wherry.release import parse_target_path
@@ -79,6 +90,19 @@ def read_assignment(payload: bytes) -> Received:
         raise MalformedMessage("assignment", f"names more than {MAX_SLOTS} images")
     field = metadata.signed.unrecognized_fields.get(ASSIGNMENT_FIELD)
     return Received(metadata, parse_schema(AssignmentField, field, "assignment", ASSIGNMENT_SCHEMA))
+
+
+def refused_sequence(payload: bytes, error: WherryError) -> int:
+    """The sequence of an assignment that was refused for good, by its own words; 0 when it was not, or has none.
+
+    One made for another device says nothing of this device's sequences.
+    """
+    if not isinstance(error, TrustError | ContractError) or isinstance(error, WrongDevice):
+        return 0
+    try:
+        return min(read_assignment(payload).sequence, MAX_VERSION)
+    except WherryError:
+        return 0
 
 
 def fingerprints(delegator: Root | Targets, role: str) -> str:
@@ -164,8 +188,7 @@ def check_new(
         mark = counters.get(_slot_key(slot, image), counters.get(_model_key(image), 0))
         if image.image.counter < mark and serving.get(slot) != image.digest:
             reason = f"has counter {image.image.counter}, slot {slot} has had {mark}"
-            fix = "To go back on purpose, release the old digest again under a higher counter"
-            raise RolledBack(_name(image), reason, fix)
+            raise RolledBack(_name(image), reason)
 
 
 def effective_counters(found: Verified, marks: Marks) -> dict[str, int]:

@@ -44,7 +44,9 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "Nobody signed the metadata again before its date (`wherry release renew`)",
     ),
     "trust.rolled_back": (
-        "The server was restored from an old copy",
+        "A rollout names a version that was signed before one that the device has had: packages are kept in "
+        "$WHERRY_HOME/packages/MODEL-VERSION, sign the old one again with `wherry release publish PACKAGE --again`",
+        "The server was restored from an old copy: restore the newest metadata (any owner's `wherry release renew`)",
         "Somebody offers metadata from before a withdrawal",
     ),
     "trust.wrong_device": (
@@ -68,6 +70,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "deployment.gate": (
         "The model did not become ready in time, or ended",
         "Its answers differ from the golden cases by more than they allow",
+        "It was killed for using more memory than its limit: give it more with `wherry package --memory`, or make it "
+        "smaller with `--quantize`",
         "It answers more slowly than its latency gate allows on this hardware",
     ),
     "deployment.phase": ("The agent came into a state that its own rules exclude: a defect",),

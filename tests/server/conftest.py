@@ -337,6 +337,7 @@ class FakeDevice:
         self.slots: dict[str, SlotReport] = {}
         self.rejected: list[str] = []
         self.problem: Problem | None = None
+        self.refused = 0
 
     def csr(self, key: ec.EllipticCurvePrivateKey | None = None, name: str | None = None) -> str:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name or self.name)])
@@ -395,6 +396,7 @@ class FakeDevice:
             slots=list(self.slots.values()),
             rejected=self.rejected,
             problem=self.problem,
+            refused=self.refused,
         )
 
     def deployment(

@@ -155,8 +155,8 @@ def test_what_a_report_says_about_a_target(report, state):
     assert states(follow(a_target(), report, NOW)) == state
 
 
-@pytest.mark.parametrize("state", ["pending", "misfit", "superseded"])
-def test_nobody_listens_to_devices_that_were_not_asked(state):
+@pytest.mark.parametrize("state", ["pending", "misfit", "superseded", "rejected", "refused", "committed"])
+def test_nobody_listens_to_devices_that_were_not_asked_or_have_ended(state):
     assert follow(a_target(state=state), a_report("committed", serving=NEW), NOW) is None
 
 
@@ -179,13 +179,21 @@ def test_other_problems_are_shown_and_waited_out():
     assert (mark.state, mark.problem) == ("assigned", ENGINE)
 
 
+@pytest.mark.parametrize(("refused", "state"), [(3, "refused"), (4, "refused"), (2, None)])
+def test_a_device_that_says_which_assignment_it_refused_needs_no_moment(refused, state):
+    report = a_report(sequence=2, problem=TRUST, refused=refused, received=NOW - timedelta(seconds=1))
+    assert states(follow(a_target(), report, NOW)) == state
+
+
 def test_the_same_news_twice_is_no_news():
-    target = a_target(state="refused", problem=TRUST)
-    assert follow(target, a_report(sequence=2, problem=TRUST), NOW + timedelta(hours=1)) is None
+    target = a_target(problem=TRUST)
+    assert follow(target, a_report(sequence=2, problem=TRUST), NOW + timedelta(seconds=1)) is None
 
 
-def test_a_refused_device_may_come_round():
-    assert states(follow(a_target(state="refused"), a_report("committed", serving=NEW), NOW)) == "committed"
+def test_the_first_cause_stays_whatever_the_device_does_later():
+    target = a_target(state="rejected", problem=ENGINE)
+    assert follow(target, a_report(rejected=frozenset([NEW.digest])), NOW) is None
+    assert follow(target, a_report("committed", serving=NEW), NOW) is None
 
 
 @pytest.mark.parametrize(

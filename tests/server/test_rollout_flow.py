@@ -221,10 +221,27 @@ def test_a_trust_problem_that_stays_after_the_assignment_is_a_refusal(context, a
     assert target(api, rollout)["state"] == "refused"
     assert target(api, rollout)["problem"]["reason"] == "was changed"
     assert view(api, rollout)["state"] == "failed"
-    # The operator mends it, the device comes round, and the outcome follows.
+    # The device comes round later: its own page tells that, what ended stays as it ended.
     device.problem, device.sequence = None, 1
     reports.ingest_state(context, device.runs(release))
-    assert view(api, rollout)["state"] == "completed"
+    assert view(api, rollout)["state"] == "failed"
+    assert target(api, rollout)["problem"]["reason"] == "was changed"
+
+
+def test_a_refusal_that_names_its_assignment_ends_the_rollout_with_the_report(context, api, owner, device):
+    owner.release("1")
+    rollout = roll_out(api, "1")
+    device.problem, device.refused = Problem(code="trust.rolled_back", thing="a", reason="is older", fix="Look"), 1
+    reports.ingest_state(context, device.report())
+    assert target(api, rollout)["state"] == "refused"
+    assert view(api, rollout)["state"] == "failed"
+    # The same refusal again says nothing of a newer assignment.
+    newer = roll_out(api, "1")
+    reports.ingest_state(context, device.report())
+    assert target(api, newer)["state"] == "assigned"
+    device.refused = 2
+    reports.ingest_state(context, device.report())
+    assert view(api, newer)["state"] == "failed"
 
 
 def test_a_slot_can_be_emptied(context, api, owner, device):

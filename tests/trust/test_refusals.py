@@ -12,6 +12,7 @@ from wherry.errors import (
     MalformedMessage,
     Replayed,
     RolledBack,
+    ServerError,
     Tampered,
     Unsigned,
     UnsupportedSchema,
@@ -21,6 +22,7 @@ from wherry.errors import (
 from wherry.roles import ASSIGNMENT_FIELD
 from wherry_agent.assignment import Marks
 from wherry_agent.entry import withdrawn
+from wherry_agent.trust_rules import refused_sequence
 from wherry_cli import repository
 from wherry_cli.repository import publish, revoke, rotate_root, set_min_counter
 
@@ -357,3 +359,15 @@ def test_malformed_assignments(world, device):
 
 def _renamed(image, path):
     return type(image)(path, image.digest, image.manifest_bytes, image.image)
+
+
+def test_a_refusal_names_the_assignment_by_its_own_words_and_how_to_go_back(world, device):
+    old, new = world.release(), world.release()
+    device.verify(world.assign(1, {"main": new}))
+    payload = world.assign(7, {"main": old})
+    with pytest.raises(RolledBack, match=r"wherry release publish PACKAGE --again.*wherry rollout start") as found:
+        device.verify(payload)
+    assert refused_sequence(payload, found.value) == 7
+    assert refused_sequence(payload, WrongDevice("assignment", "is for another")) == 0
+    assert refused_sequence(payload, ServerError("server", "is away")) == 0
+    assert refused_sequence(b"{}", found.value) == 0

@@ -64,6 +64,7 @@ class DeviceReport:
         slot: the slot as reported, if it reported it.
         rejected: digests it will not try again by itself.
         problem: why it cannot converge.
+        refused: sequence of the assignment that it refused for that; 0 for none, and from agents that do not tell.
         received: when the server got this.
     """
 
@@ -72,6 +73,7 @@ class DeviceReport:
     slot: SlotReport | None = None
     rejected: frozenset[str] = frozenset()
     problem: Problem | None = None
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +167,14 @@ def outcome(states: Sequence[TargetState]) -> RolloutState:
 
 
 def follow(target: Target, report: DeviceReport, now: datetime) -> Mark | None:
-    """What a device's report says about its target; None for nothing new."""
-    if target.sequence == 0 or target.state in ("pending", "misfit", "superseded"):
+    """What a device's report says about its target; None for nothing new.
+
+    What has ended stays as it ended, with its first cause: what the device does later is told by its own history.
+    """
+    if target.sequence == 0 or target.settled or target.state == "pending":
         return None
     found = _judge(target, report, now)
     if found is None or (found.state == target.state and found.deployment is None and found.problem == target.problem):
-        return None
-    if target.settled and found.state not in SETTLED and found.deployment is None:
         return None
     return found
 
@@ -208,6 +211,8 @@ def _not_accepted(target: Target, report: DeviceReport, now: datetime) -> Mark |
     problem = report.problem
     if problem is None or target.assigned is None or not problem.code.startswith(("trust", "contract")):
         return None
+    if report.refused:  # it says which: an older one that it refused says nothing of ours
+        return Mark(target.device, "refused", problem=problem) if report.refused >= target.sequence else None
     fresh = report.received > target.assigned and now - target.assigned >= REFUSAL_PATIENCE
     return Mark(target.device, "refused" if fresh else target.state, problem=problem)
 

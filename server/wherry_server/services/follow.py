@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from wherry_server.domain import rollout as plan
 from wherry_server.store.documents import read_problem, read_slots, write
-from wherry_server.store.schema import Device, RolloutRow, RolloutTarget
+from wherry_server.store.schema import Device, RolloutTarget
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 TARGET_COLUMNS = (
@@ -23,7 +23,7 @@ TARGET_COLUMNS = (
     RolloutTarget.problem,
 )
 """What `make_target` takes."""
-_FOLLOWED = ("assigned", "running", "rejected", "refused")
+_FOLLOWED = ("assigned", "running")
 
 
 def device_report(device: Device, slot: str) -> plan.DeviceReport:
@@ -34,6 +34,7 @@ def device_report(device: Device, slot: str) -> plan.DeviceReport:
         slot=next((report for report in read_slots(device.slots) if report.slot == slot), None),
         rejected=frozenset(json.loads(device.rejected)),
         problem=read_problem(device.problem),
+        refused=device.refused,
     )
 
 
@@ -71,15 +72,4 @@ def follow_device(session: Session, device: Device, now: datetime) -> dict[int, 
             moved[target.rollout] = mark.state != target.state and mark.state in plan.SETTLED
             mark_target(target, mark)
     session.flush()
-    for rollout, settled in moved.items():
-        if settled:
-            _judge_again(session, rollout)
     return moved
-
-
-def _judge_again(session: Session, rollout: int) -> None:
-    """A device may come round after its rollout ended (an operator had it retry): then the outcome changes."""
-    row = session.get(RolloutRow, rollout)
-    if row is not None and row.state in ("failed", "completed"):
-        states = list(session.scalars(select(RolloutTarget.state).where(RolloutTarget.rollout == rollout)))
-        row.state = plan.outcome(states)  # type: ignore[arg-type]  # only such states are stored

@@ -112,7 +112,7 @@ def _keep_serving(session: Session, device: Device, slots: Sequence[SlotReport],
 
 
 def _check(report: StateReport) -> None:
-    numbers = [report.number, report.sequence]
+    numbers = [report.number, report.sequence, report.refused]
     if any(not -1 <= number <= MAX_VERSION for number in numbers) or len(report.slots) > MAX_SLOTS:
         raise MalformedMessage(f"state of {report.device}", "holds a number out of range or too many slots")
     deployments = [slot.deployment for slot in report.slots if slot.deployment]
@@ -127,6 +127,7 @@ def _take_over(session: Session, device: Device, report: StateReport, now: datet
     device.slots = write_slots(report.slots)
     device.rejected = json.dumps(report.rejected[:1000])
     device.lock, device.problem = write(report.lock), write(report.problem)
+    device.refused = report.refused
     device.facts = json.dumps(_bounded_facts(report.facts))
     device.online, device.last_seen = True, now
     update_drift(session, device, report.slots)

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
+from typing import TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from wherry.messages import Problem, SlotReport, UpdateLock
 
 _SLOTS = TypeAdapter(list[SlotReport])
+_log = logging.getLogger(__name__)
+D = TypeVar("D", bound=BaseModel)
+
+
+def readable(kind: type[D], text: str) -> D | None:
+    """A document from a column, None for one that cannot be read: one device's words must not take a page down."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        _log.warning("a stored %s cannot be read and is left out: %s", kind.__name__, str(error)[:300])
+        return None
 
 
 def read_slots(text: str) -> list[SlotReport]:
-    """Reported slots from a column."""
-    return _SLOTS.validate_json(text)
+    """Reported slots from a column; those that cannot be read are left out."""
+    try:
+        return _SLOTS.validate_json(text)
+    except ValidationError:
+        found = [readable(SlotReport, json.dumps(slot)) for slot in json.loads(text)]
+        return [slot for slot in found if slot is not None]
 
 
 def write_slots(slots: Sequence[SlotReport]) -> str:
@@ -24,12 +41,12 @@ def write_slots(slots: Sequence[SlotReport]) -> str:
 
 def read_problem(text: str | None) -> Problem | None:
     """A problem from a column."""
-    return Problem.model_validate_json(text) if text else None
+    return readable(Problem, text) if text else None
 
 
 def read_lock(text: str | None) -> UpdateLock | None:
     """An update lock from a column."""
-    return UpdateLock.model_validate_json(text) if text else None
+    return readable(UpdateLock, text) if text else None
 
 
 def write(document: BaseModel | None) -> str | None:

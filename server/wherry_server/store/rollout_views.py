@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from wherry.api import DeploymentPage, DeploymentView, RolloutPage, RolloutTargetView, RolloutView, Selector
 from wherry.errors import InputError, NotFound
 from wherry.messages import DeploymentReport
-from wherry_server.store.documents import read_problem
+from wherry_server.store.documents import read_problem, readable
 from wherry_server.store.schema import Deployment, Device, RolloutRow, RolloutTarget
 
 
@@ -138,7 +138,7 @@ def _target_view(row: RolloutTarget, online: bool) -> RolloutTargetView:
         state=row.state,
         online=online,
         sequence=row.sequence,
-        deployment=DeploymentReport.model_validate_json(row.deployment) if row.deployment else None,
+        deployment=readable(DeploymentReport, row.deployment) if row.deployment else None,
         problem=read_problem(row.problem),
     )
 
@@ -162,12 +162,11 @@ def deployment_page(
         key = _deployment_key(after)
         query = query.where(tuple_(Deployment.updated, Deployment.device, Deployment.id) < tuple_(*key))
     rows = list(session.scalars(query))
-    items = [
-        DeploymentView(device=row.device, deployment=DeploymentReport.model_validate_json(row.report))
-        for row in rows[:limit]
-    ]
+    read = [(row.device, readable(DeploymentReport, row.report)) for row in rows[:limit]]
+    items = [DeploymentView(device=device, deployment=report) for device, report in read if report is not None]
     last = rows[limit - 1] if len(rows) > limit else None
-    return DeploymentPage(items=items, next=f"{last.updated.isoformat()}~{last.device}~{last.id}" if last else None)
+    older = f"{last.updated.isoformat()}~{last.device}~{last.id}" if last else None
+    return DeploymentPage(items=items, next=older, unreadable=len(read) - len(items))
 
 
 def _deployment_key(after: str) -> tuple[datetime, str, str]:

@@ -52,6 +52,7 @@ class Device(Base):
     last_seen: Mapped[datetime | None]
     sequence: Mapped[int] = mapped_column(default=0)
     reported_sequence: Mapped[int] = mapped_column(default=0)
+    refused: Mapped[int] = mapped_column(default=0)
     report_stream: Mapped[str] = mapped_column(String(100), default="")
     report_number: Mapped[int] = mapped_column(default=-1)
     report_received: Mapped[datetime | None]

@@ -21,6 +21,7 @@ MAX_POINTS = 400
 MAX_VERSIONS = 12
 """Series of an answer: those with the most requests."""
 MAX_SWAPS = 100
+_HOTTEST = 1000.0
 _SHORT = timedelta(hours=6)
 _HOST_BUCKET = timedelta(seconds=HOST_BUCKET_SECONDS)
 
@@ -165,7 +166,13 @@ def _host(session: Session, device: str, steps: Steps) -> HostSeries:
 def _host_numbers(sample: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
     total = sample["memory_total_bytes"]
     memory = 100 * sample["memory_used_bytes"] / total if total else None
-    return sample["cpu_percent"], memory, max(sample.get("temperatures", {}).values(), default=None)
+    heat = max((value for value in sample.get("temperatures", {}).values() if value is not None), default=None)
+    return _within(sample["cpu_percent"], 0, 100), _within(memory, 0, 100), _within(heat, -_HOTTEST, _HOTTEST)
+
+
+def _within(value: float | None, least: float, most: float) -> float | None:
+    """A device may say anything; a chart is to stay one."""
+    return None if value is None else min(most, max(least, value))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

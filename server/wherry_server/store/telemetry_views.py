@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from wherry.api import HostTelemetry, SlotTelemetry, TelemetrySummary
 from wherry.messages import HostSample
 from wherry_server.domain.histogram import merge, percentile
+from wherry_server.store.documents import readable
 from wherry_server.store.schema import HostUsage, RecordCount, SlotUsage
 
 _HOUR = timedelta(hours=1)
@@ -102,11 +103,11 @@ def _hosts(session: Session, since: datetime, devices: Sequence[str] | None) -> 
         .where(HostUsage.at >= since)
         .order_by(HostUsage.device)
     )
-    return [_host(row) for row in session.scalars(query)]
+    found = ((row, readable(HostSample, row.sample)) for row in session.scalars(query))
+    return [_host(row, sample) for row, sample in found if sample is not None]
 
 
-def _host(row: HostUsage) -> HostTelemetry:
-    sample = HostSample.model_validate_json(row.sample)
+def _host(row: HostUsage, sample: HostSample) -> HostTelemetry:
     return HostTelemetry.model_validate(sample.model_dump() | {"device": row.device, "at": row.at})
 
 
