@@ -169,7 +169,7 @@ class Examiner:
         changed = change(start, after) if start and after else None
         crashes, seconds = self._restarts(name) - restarts, time.monotonic() - began
         soaked = gates.soak(gate, _traffic(usual), _traffic(changed), crashes, seconds)
-        return Verdict((*verdict.gates, soaked), None if soaked.ok else _failure(image, soaked))
+        return Verdict((*verdict.gates, soaked), None if soaked.ok else failure(image, soaked))
 
     def _restarts(self, name: str) -> int:
         container = self._engine.inspect(name)
@@ -213,7 +213,7 @@ class Examiner:
                 ended = self._engine.inspect(trial.name)
                 if ended is None or not ended.running:
                     return self._ended(trial, gate, ended, began, passed[:-1])
-                return Verdict(tuple(passed), _failure(trial.image, passed[-1]))
+                return Verdict(tuple(passed), failure(trial.image, passed[-1]))
         return Verdict(tuple(passed))
 
     def _must_run(self, trial: _Trial) -> None:
@@ -230,7 +230,7 @@ class Examiner:
         words = self._engine.last_words(trial.name) if container else "it was removed"
         result = gates.exited(_kind(gate), time.monotonic() - began, code, oom, words)
         outside = container is None or (code in _KILLED_FROM_OUTSIDE and not oom)
-        return Verdict((*passed, result), _failure(trial.image, result), "unclear" if outside else "release")
+        return Verdict((*passed, result), failure(trial.image, result), "unclear" if outside else "release")
 
     def _ask(self, trial: _Trial, gate: object, began: float) -> GateResult:
         match gate:
@@ -348,6 +348,7 @@ def _kind(gate: object) -> str:
     return str(getattr(gate, "kind", "unknown"))
 
 
-def _failure(image: TrustedImage, result: GateResult) -> GateFailed:
+def failure(image: TrustedImage, result: GateResult) -> GateFailed:
+    """Why a release is rejected, and what helps against that."""
     fix = _MORE_MEMORY if gates.KILLED in result.detail or result.kind == "memory" else None
     return GateFailed(f"release {image.image.label()}", f"{result.kind} gate: {result.detail}", fix)

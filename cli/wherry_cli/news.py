@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from wherry.api import RolloutTargetView, RolloutView
-from wherry.messages import GateResult
+from wherry.messages import DeploymentReport, GateResult
 from wherry_cli.watch import ENDED_ROLLOUTS, FINAL_TARGETS, reason_of, seconds_of, title
 from wherry_cli.words import duration, printable, size
+
+_SOAK = "soak"
+"""The gate that asks after the switch; all others ask before it."""
 
 
 def news(before: RolloutView | None, after: RolloutView) -> list[str]:
@@ -35,7 +38,7 @@ def changes(before: RolloutView | None, after: RolloutView) -> list[dict[str, An
 
 
 def _target_news(before: RolloutTargetView | None, after: RolloutTargetView) -> list[str]:
-    lines = [*_phase_news(before, after), *_gate_news(before, after)]
+    lines = _deployment_news(before.deployment if before else None, after.deployment)
     if before is not None and before.state == after.state:
         return lines
     if after.state in FINAL_TARGETS:
@@ -43,28 +46,31 @@ def _target_news(before: RolloutTargetView | None, after: RolloutTargetView) -> 
     return [after.state, *lines] if after.state != "running" else lines
 
 
-def _phase_news(before: RolloutTargetView | None, after: RolloutTargetView) -> list[str]:
-    deployment = after.deployment
-    if deployment is None:
+def _deployment_news(told: DeploymentReport | None, now: DeploymentReport | None) -> list[str]:
+    """Phases and gates in the order they happened: what the gates of a phase said before the phase that follows."""
+    if now is None:
         return []
-    told = before.deployment if before else None
-    seen = len(told.phases) if told and told.id == deployment.id else 0
-    lines = []
-    for phase, _began in deployment.phases[seen:]:
-        if phase in FINAL_TARGETS:
-            continue
-        detail = f" {size(deployment.total_bytes)}" if phase == "fetching" and deployment.total_bytes else ""
-        lines.append(phase.replace("_", " ") + detail)
-    return lines
+    same = told if told and told.id == now.id else None
+    gates = now.gates[len(same.gates) if same else 0 :]
+    lines: list[str] = []
+    for phase, _began in now.phases[len(same.phases) if same else 0 :]:
+        done = [gate for gate in gates if _answered_before(gate, phase)]
+        gates = [gate for gate in gates if gate not in done]
+        lines += map(gate_text, done)
+        if phase not in FINAL_TARGETS:
+            lines.append(_phase_text(phase, now))
+    return [*lines, *map(gate_text, gates)]
 
 
-def _gate_news(before: RolloutTargetView | None, after: RolloutTargetView) -> list[str]:
-    deployment = after.deployment
-    if deployment is None:
-        return []
-    told = before.deployment if before else None
-    seen = len(told.gates) if told and told.id == deployment.id else 0
-    return [gate_text(gate) for gate in deployment.gates[seen:]]
+def _answered_before(gate: GateResult, phase: str) -> bool:
+    if phase in ("switching", "soaking"):
+        return gate.kind != _SOAK
+    return phase in ("committing", "rolling_back") or phase in FINAL_TARGETS
+
+
+def _phase_text(phase: str, deployment: DeploymentReport) -> str:
+    detail = f" {size(deployment.total_bytes)}" if phase == "fetching" and deployment.total_bytes else ""
+    return phase.replace("_", " ") + detail
 
 
 def gate_text(gate: GateResult) -> str:

@@ -12,7 +12,7 @@ from wherry.golden import Comparison
 from wherry.messages import GateResult, Problem
 from wherry.profile import HostFacts, load_profiles
 from wherry.release import GoldenGate, HttpGate, LatencyGate, ReadyGate
-from wherry_agent import gates
+from wherry_agent import gates, trial
 from wherry_agent.admission import admit
 from wherry_agent.assignment import Marks
 from wherry_agent.entry import Rejection
@@ -134,6 +134,11 @@ def test_an_http_gate_wants_its_status():
     assert gates.http(HttpGate(path="/up"), None, 0.1).detail == "GET /up: no answer, wanted 200"
 
 
-def test_a_container_killed_for_memory_is_not_said_to_have_exited():
+def test_a_container_killed_for_memory_is_not_said_to_have_exited_and_needs_more_memory():
+    killed = gates.exited("ready", 1.0, 137, True, "")
+    failure = trial.failure(make_image(1), killed)
+    assert "--memory" in failure.fix
+    assert "--quantize" in failure.fix
+    assert "--memory" not in trial.failure(make_image(1), gates.exited("ready", 1.0, 3, False, "boom")).fix
     assert "more memory than its limit" in gates.exited("ready", 1.0, 137, True, "").detail
     assert gates.exited("ready", 1.0, 3, False, "boom").detail == "the container exited with code 3: boom"

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from wherry.errors import RolledBack
 from wherry.messages import Retry
 from wherry.release import HttpGate
-from wherry_agent.events import AssignmentReceived, CommandReceived
+from wherry_agent.events import AssignmentReceived, AssignmentRefused, CommandReceived
 
 
 def test_a_first_release_is_fetched_tried_and_served(device):
@@ -119,6 +120,15 @@ def test_bytes_that_were_not_signed_are_refused_and_tried_again_later(device):
     device.world.registry = "good"
     device.tick(700)
     assert device.serves() == "2"
+
+
+def test_a_refused_assignment_is_named_in_the_report_until_another_is_accepted(device):
+    device.assign(1, main="1")
+    refusal = RolledBack("release vision 1", "is older")
+    device.put(AssignmentRefused(b"{}", refusal, sequence=2))
+    assert (device.state.refused, device.state.problem.code) == (2, "trust.rolled_back")
+    device.assign(3, main="2")
+    assert (device.state.refused, device.state.problem) == (0, None)
 
 
 def test_a_full_disk_refuses_with_numbers_and_goes_on_when_there_is_room(device):
@@ -405,6 +415,51 @@ def test_a_release_withdrawn_while_it_serves_is_taken_away(device):
     assert device.world.containers == {}
     assert device.world.routes == {}
     assert device.state.slots[0].deployment.problem.code == "trust.revoked"
+
+
+def withdraw(device, version, sequence):
+    """The owner withdraws a release, which the next poll tells."""
+    device.trust.withdrawn = frozenset({device.catalogue[version].digest})
+    body = {"sequence": sequence, "slots": {"main": "2"}}
+    device.put(AssignmentReceived(json.dumps(body).encode(), "https"))
+
+
+def test_a_release_withdrawn_while_it_is_committed_does_not_become_known_good(device):
+    device.assign(1, main="1")
+    device.hold_at = "Commit"
+    device.assign(2, main="2")
+    withdraw(device, "2", 2)
+    device.hold_at = None
+    device.worker.finish()
+    device.pump()
+    assert device.journal.entry.slots["main"].known_good.image.version == "1"
+    assert device.serves() == "1"
+    assert device.name(device.catalogue["2"]) not in device.world.containers
+    assert device.state.slots[0].deployment.problem.code == "trust.revoked"
+    assert device.world.violations == []
+
+
+def test_a_withdrawn_known_good_is_taken_away_while_its_successor_waits_for_the_registry(device):
+    device.assign(1, main="1")
+    device.world.hold_allowed = True
+    device.world.registry = "down"
+    device.assign(2, main="2")
+    withdraw(device, "1", 2)
+    assert device.world.containers == {}
+    assert device.world.routes == {}
+
+
+def test_a_withdrawn_known_good_is_not_kept_by_a_download_that_takes_for_ever(device):
+    device.assign(1, main="1")
+    device.world.hold_allowed = True
+    device.hold_at = "Fetch"
+    device.assign(2, main="2")
+    withdraw(device, "1", 2)
+    assert device.worker.cancel_asked
+    device.worker.finish()
+    device.pump()
+    assert device.world.containers == {}
+    assert device.world.routes == {}
 
 
 def test_polling_an_unchanged_assignment_writes_nothing(device):

@@ -152,12 +152,33 @@ def test_the_log_tells_each_event_once(make, golden_failed):
         ["rollout is paused"],
         [
             "edge-2: probing",
-            "edge-2: rolling back",
             "edge-2: gate ready passed: answered 200 (0.4 s)",
             "edge-2: gate golden FAILED: output label differs by 0.7, allowed is 0.001 (0.4 s)",
+            "edge-2: rolling back",
             "edge-2: rejected: vision 2: the golden gate refused it. Correct the model.",
         ],
     ]
+
+
+def test_gates_are_told_before_the_phase_that_waited_for_them(make):
+    phases = ["admitted", "starting", "probing", "switching", "soaking"]
+    gates = [make.gate("ready", True, "answered 200"), make.gate("golden", True, "same")]
+
+    def a(count, seen):
+        return [make.deployment("edge-1", phases[:count], gates=seen)]
+
+    def told(before, after):
+        views = [
+            make.rollout(3, "vision", "2", targets=[make.target("edge-1", "running", *of)]) for of in (before, after)
+        ]
+        return [line.removeprefix("edge-1: ").partition(":")[0] for line in news(*views)]
+
+    assert told(a(2, []), a(5, gates)) == [
+        "probing", "gate ready passed", "gate golden passed", "switching", "soaking",
+    ]  # fmt: skip
+    phases += ["committing"]
+    soak = [*gates, make.gate("soak", True, "no crash")]
+    assert told(a(5, gates), a(6, soak)) == ["gate soak passed", "committing"]
 
 
 def test_a_new_attempt_starts_its_story_again(make):
