@@ -70,14 +70,14 @@ def _key(one: Fault) -> str:
 
 
 def _enter_namespaces() -> int:
-    """Run this program again where it can do no harm."""
-    script = 'ip link set lo up && mount --make-rprivate / && exec "$0" -m faults "$@"'
-    environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    environ |= {_INSIDE: "1", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    done = subprocess.run(
-        ["unshare", "-m", "-n", "bash", "-c", script, sys.executable, *sys.argv[1:]], cwd=ROOT, env=environ, check=False
-    )
-    return done.returncode
+    """Run this program again where it can do no harm, and where nothing of it outlives it."""
+    script = 'ip link set lo up && mount --make-rprivate / && "$0" -m faults "$@"; exit $?'
+    apart = ["unshare", "-m", "-n", "-p", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
+    with tempfile.TemporaryDirectory(prefix="wherry-faults-", ignore_cleanup_errors=True) as folder:
+        environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        environ |= {_INSIDE: folder, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+        argv = ["setpriv", "--pdeathsig", "KILL", *apart, sys.executable, *sys.argv[1:]]
+        return subprocess.run(argv, cwd=ROOT, env=environ, check=False).returncode
 
 
 def _earlier(out: Path) -> dict[str, dict[str, Any]]:
@@ -91,7 +91,7 @@ def _earlier(out: Path) -> dict[str, dict[str, Any]]:
 def _sweep(todo: list[Fault], scale: float, done: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     if not todo:
         return list(done.values())
-    folder = Path(tempfile.mkdtemp(prefix="wherry-faults-"))
+    folder = Path(os.environ[_INSIDE])
     rig = Rig(folder)
     try:
         print(f"starting engine, registry, broker and server in {folder} …", flush=True)
@@ -112,7 +112,6 @@ def _sweep(todo: list[Fault], scale: float, done: dict[str, dict[str, Any]], out
         logs = out.with_suffix("")
         shutil.copytree(folder / "log", logs, dirs_exist_ok=True) if (folder / "log").exists() else None
         shutil.copytree(folder / "lab/log", logs, dirs_exist_ok=True) if (folder / "lab/log").exists() else None
-        shutil.rmtree(folder, ignore_errors=True)
     return list(done.values())
 
 

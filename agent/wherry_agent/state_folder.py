@@ -64,8 +64,9 @@ def only_agent(state: Path, patience_seconds: float = 1.0) -> Iterator[None]:
         raise StoreError(f"state folder {state}", f"cannot be used ({error})") from error
     try:
         _take(handle, state, patience_seconds)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk it holds the lock all the same, and serves
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)

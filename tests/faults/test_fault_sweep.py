@@ -92,3 +92,14 @@ def test_a_mark_that_fell_is_seen():
     assert checks.fell(before, before | {"counters": {"m/p": 1}}) == ["counters.m/p"]
     assert checks.fell(before, before | {"counters": {}}) == ["counters.m/p"]
     assert checks.fell(before, before | {"floor": "1970-01-01T00:00:00Z"}) == ["floor"]
+
+
+def test_an_agent_holds_its_folder_on_a_full_disk(tmp_path, monkeypatch):
+    from wherry_agent import state_folder
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_folder.os, "pwrite", full)
+    with state_folder.only_agent(tmp_path / "state"):
+        assert state_folder.running_agent(tmp_path / "state") == 0
