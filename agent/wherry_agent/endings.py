@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from wherry.errors import GateFailed, WherryError
+from wherry.errors import GateFailed, Revoked, WherryError
 from wherry.messages import Problem
 from wherry_agent import steps
-from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same
+from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
 from wherry_agent.states import Move, allows, next_phase
 
 _PHASES_KEPT = 40
@@ -42,6 +42,10 @@ def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetim
     trial = slot.trial
     if trial is None:
         return entry
+    if withdrawn(trial.image, entry.marks):  # while it was being committed
+        error = Revoked(f"release {trial.image.image.label()}", "the owner withdrew it while it was committed")
+        moved = advanced(trial, "fail", now, verdict="supersede", problem=problem_of(error))
+        return with_slot(entry, replace(slot, deployment=moved))
     old = slot.previous if slot.known_good else None
     previous = slot.known_good or slot.previous
     moved = advanced(trial, "committed", now, attempts=0, unclear=0)
@@ -81,6 +85,8 @@ def _after_fall_back(
     entry: Entry, slot: SlotEntry, step: steps.FallBack, now: datetime, _limits: Limits
 ) -> Entry:  # fmt: skip
     """The release before is known-good again; the other is not tried again by itself."""
+    if withdrawn(step.image, entry.marks):  # meanwhile: the next plan turns callers back
+        return entry
     error = GateFailed(
         f"release {step.rejected.image.label()}", f"golden gate, after it was committed: {step.why.detail}"
     )

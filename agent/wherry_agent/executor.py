@@ -180,6 +180,9 @@ class Executor:
     def _prune(self, step: steps.Prune) -> None:
         self._discard(step.containers, step.images)
 
+    def _withdraw(self, step: steps.Withdraw) -> None:
+        self._discard(step.containers, ())
+
     def _stand_down(self, step: steps.StandDown) -> None:
         name = self._name(step.slot, step.image)
         self._engine.restart_policy(name, "no")
@@ -277,6 +280,7 @@ _ACTIONS: Mapping[type, Callable[[Executor, Any], None]] = {
     steps.Switch: Executor._switch,
     steps.Commit: Executor._commit,
     steps.Prune: Executor._prune,
+    steps.Withdraw: Executor._withdraw,
     steps.Rollback: Executor._roll_back,
     steps.Remove: Executor._remove,
     steps.StandDown: Executor._stand_down,

@@ -28,6 +28,7 @@ from wherry_agent.steps import (
     Start,
     Step,
     Switch,
+    Withdraw,
 )
 
 
@@ -79,6 +80,7 @@ def plan(
         _View(slot, desired, observed, entry, now, limits, name in broken) for name, slot in sorted(entry.slots.items())
     ]
     steps: list[Step] = [step for view in views for step in _serving(view)]
+    steps += [step for view in views for step in _withdrawing(view)]
     steps += [step for view in views for step in _standing_down(view)]
     for view in views:
         steps += _deploying(view, view.slot.trial) if view.slot.trial else _settled(view)
@@ -116,6 +118,14 @@ def _standing_down(view: _View) -> Iterator[Step]:
         return
     if view.observed.routes.get(slot.port) == good.port:
         yield StandDown(slot.slot, slot.previous)
+
+
+def _withdrawing(view: _View) -> Iterator[Step]:
+    """What the owner withdrew ends at once, whatever else goes on in its slot or waits for the network."""
+    names = {view.name(image) for image in view.slot.litter if withdrawn(image, view.entry.marks)}
+    found = tuple(sorted(names & view.observed.containers.keys()))
+    if found:
+        yield Withdraw(view.slot.slot, found)
 
 
 def _held_off(view: _View) -> bool:
@@ -274,19 +284,19 @@ def _may_try(slot: SlotEntry, image: TrustedImage, entry: Entry, now: datetime, 
 def to_supersede(desired: Assignment | None, entry: Entry) -> list[tuple[SlotEntry, str]]:
     """Slots whose deployment must give way, with what takes its place.
 
-    A first deployment that already answers callers is let finish: nothing else would serve.
+    A first deployment that already answers callers is let finish: nothing else would serve. One that the owner
+    withdrew gives way whether or not it is known what is wanted instead.
     """
-    if desired is None:
-        return []
     found = []
     for name, slot in sorted(entry.slots.items()):
-        trial, wanted = slot.trial, desired.slots.get(name)
+        trial = slot.trial
         if trial is None or not allows(trial.phase, "supersede"):
             continue
         if withdrawn(trial.image, entry.marks):
             found.append((slot, "the owner, who withdrew it"))
             continue
-        if same(trial.image, wanted):
+        wanted = desired.slots.get(name) if desired else None
+        if desired is None or same(trial.image, wanted):
             continue
         if slot.known_good or not (trial.holds_route or trial.phase == "switching"):
             found.append((slot, f"release {wanted.image.label()}" if wanted else "an empty slot"))

@@ -23,7 +23,7 @@ class Step:
         slot: the slot it works on.
         move: the phase-table event that beginning it makes, or None outside a deployment.
         interruptible: whether a newer desired state may cancel it half way.
-        urgent: whether it restores service, so that a running download must give way.
+        urgent: whether a running download must give way: it restores service, or ends what must not run.
     """
 
     slot: str
@@ -132,6 +132,15 @@ class Prune(Step):
 
     containers: tuple[str, ...]
     images: tuple[TrustedImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw(Step):
+    """Remove containers of releases that the owner withdrew; no download holds it up."""
+
+    containers: tuple[str, ...]
+
+    urgent = True
 
 
 @dataclass(frozen=True, slots=True)

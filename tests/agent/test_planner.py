@@ -229,6 +229,21 @@ def test_a_newer_wish_makes_a_deployment_give_way_unless_nothing_else_would_serv
     assert gives_way(below, desired(main=V2)) == ["the owner, who withdrew it"]
 
 
+def test_a_withdrawn_deployment_gives_way_even_when_nothing_is_known_of_what_is_wanted():
+    slot = SlotEntry("main", 8500, known_good=V1, deployment=trial(V2, "probing"))
+    assert gives_way(entry(slot), None) == []
+    assert gives_way(entry(slot, marks=Marks(revoked=frozenset({V2.digest}))), None) == ["the owner, who withdrew it"]
+
+
+def test_what_was_withdrawn_ends_before_a_deployment_goes_on():
+    waiting = trial(V2, "fetching", retry_at=START + timedelta(seconds=60))
+    slot = SlotEntry("main", 8500, deployment=waiting, litter=(V1,))
+    seen = observed(contain(V1), routes=SERVING_1)
+    (step,) = plan(desired(main=V2), seen, entry(slot, marks=Marks(revoked=frozenset({V1.digest}))), START)
+    assert (step.kind, step.containers) == ("Withdraw", (container_name(DEVICE, "main", V1),))
+    assert sentence(desired(main=V2), seen, entry(slot)) == []
+
+
 def test_stable_ports_are_given_once_and_for_ever():
     known = entry(SlotEntry("main", 8500))
     assert assign_ports(known, {"zoo": V1, "cam": V2}, {}, 8500) == {"main": 8500, "cam": 8501, "zoo": 8502}
