@@ -303,6 +303,9 @@ class TrustPort(Protocol):
             ServerError: metadata cannot be fetched.
         """
 
+    def withdrawals(self, marks: Marks) -> Marks:
+        """What the owner withdrew by local files, without a network; raises as `stored`."""
+
     def stored(self, payload: bytes, marks: Marks, now: datetime) -> Assignment:
         """Read an accepted assignment again from local files, without a network.
 

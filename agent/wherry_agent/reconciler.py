@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from wherry.errors import ServerError, StoreError, WherryError
 from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
 from wherry_agent.admission import admit
-from wherry_agent.assignment import Assignment, TrustedImage
+from wherry_agent.assignment import Assignment, Marks, TrustedImage
 from wherry_agent.endings import problem_of
 from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.intake import Background, Intake, tells_news
@@ -248,7 +249,8 @@ class Reconciler:
     def _rebuild(self) -> None:
         """A lost or new journal takes over what the engine runs for this device."""
         found = [self._world.engine.inspect(name) for name in self._observed.containers]
-        entry = rebuild(self.entry, [container for container in found if container], self._observed.routes)
+        known = replace(self.entry, marks=self._withdrawals())
+        entry = rebuild(known, [container for container in found if container], self._observed.routes)
         if entry.slots != self.entry.slots:
             why = self._journal.rebuilt or "it was empty"
             _log.error("journal rebuilt from containers, because %s; slots: %s", why, ", ".join(sorted(entry.slots)))
@@ -257,6 +259,14 @@ class Reconciler:
             words = f"was rebuilt from running containers: {self._journal.rebuilt}"
             self._outbox.trouble("rebuilt", StoreError("journal", words))
         self._recover = False
+
+    def _withdrawals(self) -> Marks:
+        """What the owner withdrew was lost with the journal; release metadata on disk still tells it."""
+        try:
+            return self._world.trust.withdrawals(self.entry.marks)
+        except WherryError as error:
+            _log.warning("no withdrawals from local files: %s", error)
+            return self.entry.marks
 
     def _open_and_close(self, now: datetime) -> None:
         """Deployments that must give way do, and wanted releases meet admission."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from wherry_agent.entry import Entry, SlotEntry
+from wherry_agent.entry import Entry, SlotEntry, withdrawn
 from wherry_agent.ports import Container
 
 
@@ -14,10 +14,11 @@ def rebuild(entry: Entry, containers: Iterable[Container], routes: Mapping[int, 
 
     In each slot the one that the stable port is turned to, else a running one that would survive a reboot, else
     any running one, else the last one that did; the highest other counter below it is kept as previous. Counters
-    of what is found become high-water marks; the sequence is lost and the next assignment sets it.
+    of what is found become high-water marks; the sequence is lost and the next assignment sets it. What the owner
+    withdrew is never taken over.
 
     Args:
-        entry: a fresh entry.
+        entry: a fresh entry; its marks hold what the owner withdrew.
         containers: this device's, inspected (restart policy and signed image are known).
         routes: what the kernel shows.
     """
@@ -27,13 +28,18 @@ def rebuild(entry: Entry, containers: Iterable[Container], routes: Mapping[int, 
             slots.setdefault(container.slot, []).append(container)
     rebuilt, counters = dict(entry.slots), dict(entry.marks.counters)
     for name, found in slots.items():
-        best = max(found, key=lambda container: _rank(container, routes))
-        others = [container for container in found if container is not best]
-        older = max(others, key=_counter, default=None)
+        gone = tuple(c.image for c in found if c.image and withdrawn(c.image, entry.marks))
+        kept = [container for container in found if container.image not in gone]
+        best = max(kept, key=lambda container: _rank(container, routes), default=None)
+        older = max((container for container in kept if container is not best), key=_counter, default=None)
         rebuilt[name] = SlotEntry(
-            name, best.slot_port, known_good=best.image, previous=older.image if older else None
-        )  # fmt: skip
-        if best.image:
+            name,
+            (best or found[0]).slot_port,
+            known_good=best.image if best else None,
+            previous=older.image if older else None,
+            litter=gone,
+        )
+        if best and best.image:
             key = f"{best.image.image.model}/{best.image.image.profile}"
             counters[key] = max(counters.get(key, 0), best.image.image.counter)
     return replace(entry, slots=rebuilt, marks=replace(entry.marks, counters=counters))

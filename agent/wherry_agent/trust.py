@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from wherry_agent.trust_rules import (
     fingerprints,
     raise_accepted,
     raise_versions,
+    raise_withdrawn,
     read_assignment,
 )
 from wherry_agent.tuf_files import FIRST_ROOT, HISTORY, read_bounded, remove_metadata, write_durably
@@ -125,6 +127,19 @@ class Trust:
         """
         reference = max(now, marks.floor)
         return raise_versions(self._refresh(marks, reference, online=True), marks, reference)
+
+    def withdrawals(self, marks: Marks) -> Marks:
+        """The marks with what the stored targets withdraw: no network, and expiry does not matter.
+
+        Raises:
+            TrustError: nobody we trust signed the files.
+            ContractError: they cannot be understood.
+            StoreError: the folder cannot be read.
+            IdentityError: as `verify`.
+        """
+        found = self._stored_metadata()
+        keys = {**marks.keys, Targets.type: found.keys[Targets.type]}
+        return replace(raise_withdrawn(found, marks), keys=keys)
 
     def stored(self, payload: bytes, marks: Marks, now: datetime) -> Assignment:  # noqa: ARG002
         """Read an assignment again that was accepted before: no network, and expiry does not matter.

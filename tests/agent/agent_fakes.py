@@ -340,9 +340,10 @@ class FakeHost:
 class FakeTrust:
     """Payloads are JSON: {"sequence": n, "slots": {slot: catalogue key}}."""
 
-    def __init__(self, catalogue: dict[str, TrustedImage]) -> None:
+    def __init__(self, catalogue: dict[str, TrustedImage], stored_withdrawn: frozenset[str] | None) -> None:
         self.catalogue = catalogue
         self.withdrawn: frozenset[str] = frozenset()
+        self.stored_withdrawn = stored_withdrawn
 
     def _read(self, payload: bytes) -> Assignment:
         body = json.loads(payload)
@@ -360,6 +361,11 @@ class FakeTrust:
 
     def refresh(self, marks: Marks, now: datetime) -> Marks:
         return replace(marks, revoked=marks.revoked | self.withdrawn, floor=now)
+
+    def withdrawals(self, marks: Marks) -> Marks:
+        if self.stored_withdrawn is None:
+            raise Tampered("release metadata", "is damaged")
+        return replace(marks, revoked=marks.revoked | self.stored_withdrawn)
 
     def stored(self, payload: bytes, marks: Marks, now: datetime) -> Assignment:
         return self._read(payload)
@@ -481,6 +487,7 @@ class Device:
         self.policy = policy
         self.now = START
         self.hold_at: str | None = None
+        self.stored_withdrawn: frozenset[str] | None = frozenset()
         self.lock = FakeLock()
         self.boot()
 
@@ -494,7 +501,7 @@ class Device:
         )
         route, prober = wrap(FakeRoute(world), {"apply"}), FakeProber(world)
         fetcher = wrap(FakeFetcher(world), {"fetch"})
-        self.trust = FakeTrust(self.catalogue)
+        self.trust = FakeTrust(self.catalogue, self.stored_withdrawn)
         self.server = Recording()
         patience = Patience(soak_seconds=0, poll_seconds=0.05, alive_seconds=0)
         golden_cases = GoldenCases(engine, prober, 1_000_000)

@@ -211,12 +211,50 @@ def test_offline_at_boot_it_serves_what_it_served(device):
     assert device.serves() == "1"
 
 
-def test_a_lost_journal_is_rebuilt_from_labels_without_losing_service(device):
-    device.assign(1, main="1")
-    device.assign(2, main="2")
+def damage_journal(device):
     (device.folder / "journal.db").write_bytes(b"\0" * 8192)
     for suffix in ("-wal", "-shm"):
         (device.folder / f"journal.db{suffix}").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(("version", "serves"), [("1", "2"), ("2", "1")])
+def test_a_rebuilt_journal_does_not_take_over_what_stored_metadata_says_is_withdrawn(device, version, serves):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    damage_journal(device)
+    device.world.hold_allowed = version == "2"
+    device.stored_withdrawn = frozenset({device.catalogue[version].digest})
+    device.boot()
+    assert device.name(device.catalogue[version]) not in device.world.containers
+    assert device.serves() == serves
+    assert device.journal.entry.slots["main"].previous is None
+    assert device.world.violations == []
+
+
+def test_a_rebuilt_slot_whose_only_release_is_withdrawn_is_empty_and_takes_the_next(device):
+    device.assign(1, main="1")
+    damage_journal(device)
+    device.world.hold_allowed = True
+    device.stored_withdrawn = frozenset({device.catalogue["1"].digest})
+    device.boot()
+    assert (device.world.containers, device.world.routes) == ({}, {})
+    device.assign(2, main="2")
+    assert (device.serves(), device.journal.entry.slots["main"].port) == ("2", 8500)
+
+
+def test_a_journal_lost_together_with_the_metadata_costs_no_service(device):
+    device.assign(1, main="1")
+    damage_journal(device)
+    device.stored_withdrawn = None
+    device.boot()
+    assert device.serves() == "1"
+    assert device.world.violations == []
+
+
+def test_a_lost_journal_is_rebuilt_from_labels_without_losing_service(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    damage_journal(device)
     history = len(device.world.history)
     device.boot()
     entry = device.journal.entry.slots["main"]

@@ -9,9 +9,10 @@ from tuf.ngclient import UpdaterConfig
 
 from wherry.errors import Expired, IdentityError, RolledBack, StoreError, TrustError, Unsigned, WrongDevice
 from wherry_agent import tuf_updater
+from wherry_agent.assignment import Marks
 from wherry_agent.entry import withdrawn
 from wherry_agent.trust import Trust
-from wherry_cli.repository import init_repository, revoke, rotate_root
+from wherry_cli.repository import init_repository, revoke, rotate_root, set_min_counter
 
 
 class PowerCut(Exception):
@@ -157,6 +158,22 @@ def test_stored_assignment_without_network_and_past_expiry(world, device, later,
     again, marks = offline.verify(world.assign(2, {"main": image}), device.marks, later(6), online=False)
     assert again.slots == accepted.slots
     assert marks.sequence == 2
+
+
+def test_what_is_withdrawn_is_told_by_the_files_when_the_marks_are_lost(world, device):
+    world.release()
+    second = world.release()
+    device.verify(world.assign(1, {"main": second}))
+    world.take(revoke(world.files, second.digest, world.keys, world.clock))
+    world.take(set_min_counter(world.files, "vision", 2, world.keys, world.clock))
+    device.marks = device.trust.refresh(device.marks, world.clock)
+    offline = Trust(device.folder, "dev-1", "generic-amd64", "https://127.0.0.1:1/", None)
+    found = offline.withdrawals(Marks())
+    assert (found.revoked, found.min_counters) == ({second.digest}, {"vision/generic-amd64": 2})
+    assert found.keys == {"targets": device.marks.keys["targets"]}, "else they outlive a stolen key's replacement"
+    (device.folder / "targets.json").unlink()
+    with pytest.raises(StoreError):
+        offline.withdrawals(Marks())
 
 
 def test_stored_still_refuses_what_it_must(world, device, make_signer):
