@@ -16,6 +16,7 @@ from PIL import Image
 
 from wherry.errors import MalformedMessage
 from wherry.release import PictureInput
+from wherry_cli.packaging.release import _PICTURE_MB
 from wherry_serving.decoding import contained_size, cover_box, decode_picture, require_pillow
 
 require_pillow("tests")
@@ -134,8 +135,10 @@ def test_boxes_stay_inside(width, height, wide, high):
 def test_a_large_jpeg_is_not_decoded_at_full_size(monkeypatch):
     data = file(corners(1600, 1200), "JPEG")
     loaded = []
-    convert = Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: loaded.append(self.size) or convert(self, mode))
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, *given, **more: loaded.append(self.size) or resize(self, *given, **more)
+    )
     assert seen(decode_picture(data, spec())) == [RED, GREEN, BLUE, WHITE]
     assert loaded == [(200, 150)]
 
@@ -163,7 +166,10 @@ def png_of_size(width, height):
         (file(corners(), "BMP")[:200], "is broken or cut off"),
         (file(corners(), "WEBP")[:50], "is broken or cut off"),
         (png_of_size(100, 100), "is broken or cut off"),
-        (png_of_size(60_000, 60_000), "has 60000 x 60000 pixels, at most 40 million are taken"),
+        (
+            png_of_size(60_000, 60_000),
+            "has 60000 x 60000 pixels (PNG, RGB), which take 14400 MB to decode, at most 112 MB are",
+        ),
         (b"P6 99999 99999 255\n", "has 99999 x 99999 pixels"),
         (b"Pf 2 2 -1.0\n" + b"\0" * 16, "floating-point"),
     ],
@@ -180,10 +186,80 @@ def test_no_other_error_escapes(kind, at, value):
     data = bytearray(file(corners(16, 16), kind))
     data[at % len(data)] = value
     try:
-        pixels = decode_picture(bytes(data), spec(8, 8), most_pixels=100_000)
+        pixels = decode_picture(bytes(data), spec(8, 8), most_bytes=1_000_000)
     except MalformedMessage:
         return
     assert pixels.shape == (8, 8, 3)
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from wherry.release import PictureInput
+from wherry_serving.decoding import decode_picture, require_pillow
+
+def most():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+
+require_pillow("test")
+spec = PictureInput(input="x", width=64, height=64)
+decode_picture(Path(sys.argv[1]).read_bytes(), spec)
+for path in map(Path, sys.argv[2:]):
+    data = path.read_bytes()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = most()
+    try:
+        decode_picture(data, spec)
+    except Exception as error:
+        print(path.name, "refused", error.reason)
+    else:
+        print(path.name, round(most() - before))
+    del data
+"""
+
+
+def shades(width, height, mode):
+    if mode == "I;16":
+        return Image.fromarray(np.zeros((height, width), np.uint16))
+    return Image.new("RGB", (width, height), (200, 100, 50)).convert(mode)
+
+
+def test_what_is_taken_fits_in_the_memory_that_packaging_adds(tmp_path):
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    taken = {
+        "rgb.png": file(shades(7000, 3900, "RGB")),
+        "lying.png": file(shades(7000, 3900, "RGB"), exif=lying.tobytes()),
+        "rgba.png": file(shades(4000, 3400, "RGBA")),
+        "gray16.png": file(shades(7000, 5000, "I;16")),
+        "camera.jpg": file(shades(9000, 7000, "RGB"), "JPEG", exif=lying.tobytes()),
+        "scans.jpg": file(shades(4500, 4000, "RGB"), "JPEG", progressive=True, subsampling=0),
+        "small.webp": file(shades(3000, 2200, "RGB"), "WEBP", method=0),
+    }
+    refused = {
+        "wide.png": file(shades(7000, 4100, "RGB")),
+        "clear.png": file(shades(5000, 4000, "RGBA")),
+        "more.jpg": file(shades(5000, 4000, "RGB"), "JPEG", progressive=True),
+        "large.webp": file(shades(3000, 2500, "RGB"), "WEBP", method=0),
+    }
+    (tmp_path / "first.png").write_bytes(file(corners()))
+    for name, data in (taken | refused).items():
+        (tmp_path / name).write_bytes(data)
+    names = ["first.png", *taken, *refused]
+    command = [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in names)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = dict(line.split(" ", 1) for line in said.splitlines())
+    assert all(int(found[name]) < _PICTURE_MB for name in taken), found
+    assert not [found[name] for name in refused if "MB to decode" not in found[name]]
+
+
+def test_a_jpeg_in_separate_scans_is_known_before_it_is_decoded():
+    data = file(corners(), "JPEG")
+    start = data.index(b"\xff\xda")
+    for several in (data[: start + 4] + b"\x01" + data[start + 5 :], file(corners(), "JPEG", progressive=True)):
+        with pytest.raises(MalformedMessage, match="of several scans"):
+            decode_picture(several, spec(), most_bytes=4000)
+    assert decode_picture(data, spec(), most_bytes=32 * 32 * 4 + len(data)).shape == (32, 32, 3)
 
 
 def test_pillow_is_imported_for_models_with_pictures_only():
