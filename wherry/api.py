@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wherry.envelope import Instant
 from wherry.identity import DeviceId, Digest, ModelName, ModelVersion, ProfileName, SlotName
 from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport, UpdateLock
 from wherry.questions import Check, LogLine
@@ -175,6 +176,19 @@ class RolloutRequest(_Model):
     selector: Selector
 
 
+class RolloutPreview(_Model):
+    """`POST /v1/rollouts/preview`: what a rollout would do; nothing is changed.
+
+    Attributes:
+        devices, fit: that the selector chooses; of these, that can run the release.
+        notes: sentences about what may not be meant: another model replaced, a slot made, devices that will refuse.
+    """
+
+    devices: int
+    fit: int
+    notes: list[str] = []
+
+
 TargetState = Literal["pending", "assigned", "running", "committed", "rejected", "refused", "misfit", "superseded"]
 RolloutState = Literal["running", "paused", "aborted", "completed", "failed"]
 
@@ -231,9 +245,14 @@ class RolloutPage(Page):
 
 
 class DeploymentPage(Page):
-    """`GET /v1/deployments?device=&after=&limit=`; newest first."""
+    """`GET /v1/deployments?device=&after=&limit=`; newest first.
+
+    Attributes:
+        unreadable: deployments of this page that are left out, because what is stored of them cannot be read.
+    """
 
     items: list[DeploymentView]
+    unreadable: int = 0
 
 
 class DeploymentView(_Model):
@@ -302,7 +321,7 @@ class LogsQuestion(_Model):
 
     slot: SlotName = DEFAULT_SLOT
     lines: int = Field(default=100, ge=1, le=500)
-    since: datetime | None = None
+    since: Instant | None = None
 
 
 class LogsAnswer(_Model):

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 MESSAGE_SCHEMA = 1
+_FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+
+
+def _reckonable(at: datetime) -> datetime:
+    """Days from the ends of the calendar are left free, so that adding, subtracting and zones cannot overflow."""
+    return min(max(at, _FIRST), _LAST)
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_reckonable)]
+"""A time with its zone, which one can reckon with."""
 
 
 class Model(BaseModel):
-    """A part of a message: frozen; fields that a newer sender added are ignored."""
+    """A part of a message: frozen, of finite numbers; fields that a newer sender added are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
 
 class Message(Model):

@@ -6,12 +6,11 @@ the question's id. Every answer is bounded, so that asking cannot hurt the devic
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from wherry.envelope import Message, Model, Problem
+from wherry.envelope import Instant, Message, Model, Problem
 from wherry.identity import DeviceId, SlotName
 
 LOG_LINES = 500
@@ -47,7 +46,7 @@ class LogLine(Model):
         version: of the release whose container wrote it.
     """
 
-    at: datetime
+    at: Instant
     text: str
     version: str = ""
 
@@ -64,7 +63,7 @@ class LogsRequest(Message):
     id: QuestionId
     slot: SlotName
     lines: int = Field(default=100, ge=1, le=LOG_LINES)
-    since: datetime | None = None
+    since: Instant | None = None
 
 
 class DiagnoseRequest(Message):

@@ -49,9 +49,7 @@ def parse_lock(body: bytes, written: datetime, now: datetime) -> UpdateLock | No
     try:
         lock = UpdateLock.model_validate(load_json(body, thing))
     except (ContractError, ValidationError) as error:
-        raise UnusableLock(thing, "is not {holder, reason, expires} as JSON") from error
-    if lock.expires.tzinfo is None:
-        raise UnusableLock(thing, "its expires has no time zone")
+        raise UnusableLock(thing, "is not {holder, reason, expires with its time zone} as JSON") from error
     if written > now + timedelta(minutes=5):
         raise UnusableLock(thing, f"was written in the future ({written:%F %T}Z)")
     expires = min(lock.expires.astimezone(UTC), written + LONGEST)

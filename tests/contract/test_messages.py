@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from wherry.errors import ContractError, MalformedMessage, UnsupportedSchema
 from wherry.messages import (
@@ -31,6 +32,7 @@ from wherry.messages import (
     TelemetryAck,
     TelemetryBatch,
     TelemetryRecord,
+    UpdateLock,
     parse_command,
     parse_up,
 )
@@ -120,11 +122,40 @@ def test_a_message_without_schema_is_refused():
         pytest.param(b" " * 262_145, "the limit is", id="too long"),
         pytest.param(b'{"schema": 1, "type": "telemetry_ack", "stream": "s", "sequence": ' + b"9" * 5000 + b"}",
                      "is not usable JSON", id="a huge integer"),
+        pytest.param(b'{"schema": 1, "type": "telemetry_ack", "stream": "s", "sequence": 1' + b"0" * 20 + b"}",
+                     "is out of range", id="more than 64 bits"),
+        pytest.param(b'{"schema": 1, "x": NaN}', "NaN is no JSON", id="NaN"),
+        pytest.param(b'{"schema": 1, "x": -Infinity}', "-Infinity is no JSON", id="infinity"),
+        pytest.param(b'{"schema": 1, "x": [1e400]}', "1e400 is out of range", id="a number beyond floats"),
+        pytest.param(b'{"schema": 1, "x": "\\ud800"}', "surrogates not allowed", id="half a surrogate pair"),
+        pytest.param(b'{"schema": 1, "x": {"\\uDC00": 1}}', "surrogates not allowed", id="half a pair as a key"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_message_is_malformed(payload, words):
     with pytest.raises(MalformedMessage, match=words):
         parse_command(payload)
+
+
+def test_a_whole_surrogate_pair_is_a_character():
+    assert (
+        parse_command(b'{"schema": 1, "type": "telemetry_ack", "stream": "\\ud83d\\ude00", "sequence": 1}').stream
+        == "😀"
+    )
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400])
+def test_no_message_holds_a_number_that_is_none(number):
+    with pytest.raises(ValidationError):
+        HostSample.model_validate(HOST.model_dump() | {"watts": {"rail": number}})
+
+
+def test_a_time_has_a_zone_and_can_be_reckoned_with():
+    with pytest.raises(ValidationError, match="timezone"):
+        UpdateLock(holder="x", expires=NOW.replace(tzinfo=None))
+    for text in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        at = UpdateLock(holder="x", expires=text).expires
+        assert at - timedelta(hours=1) < at.astimezone(timezone(timedelta(hours=14))) < at + timedelta(days=200)
+    assert UpdateLock(holder="x", expires=NOW).expires == NOW
 
 
 @given(st.binary(max_size=300))

@@ -227,12 +227,12 @@ def _hardware(host: HostTelemetry) -> list[Meter]:
     """What only some boards tell."""
     found = []
     if host.gpu_percent is not None:
-        found.append(Meter("GPU", f"{host.gpu_percent:.0f} %", words.percent(host.gpu_percent, 100)))
+        found.append(Meter("GPU", f"{words.percent(host.gpu_percent, 100)} %", words.percent(host.gpu_percent, 100)))
     if host.gpu_memory_used_bytes is not None:
         share = words.percent(host.gpu_memory_used_bytes, host.memory_total_bytes)
         found.append(Meter("GPU memory", words.size(host.gpu_memory_used_bytes), share))
     for name, used in sorted(host.wear_percent.items()):
-        found.append(Meter(f"{name} wear", f"{used:.0f} % used up", words.percent(used, 100)))
+        found.append(Meter(f"{name} wear", f"{words.percent(used, 100)} % used up", words.percent(used, 100)))
     if host.watts:
         found.append(Meter("Power", ", ".join(f"{rail} {watts:.1f} W" for rail, watts in host.watts.items())))
     if host.throttled is not None:

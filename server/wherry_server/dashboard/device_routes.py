@@ -60,6 +60,7 @@ def _device(
         nav="fleet",
         head=device_head(view, host, now),
         deployments=cards,
+        unreadable=history.unreadable,
         after=after,
         older=history.next or "",
         ranges=[(title, f"?range={name}#telemetry", name == chosen) for name, title in _RANGE_WORDS.items()],

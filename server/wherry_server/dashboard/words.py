@@ -53,7 +53,7 @@ def number(count: int) -> str:
 
 def percent(part: float, whole: float) -> int:
     """Part of a whole, 0 to 100."""
-    return min(100, max(0, round(100 * part / whole))) if whole else 0
+    return round(100 * min(1.0, max(0.0, part / whole))) if whole else 0
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from wherry.errors import MalformedMessage
@@ -23,6 +23,9 @@ from wherry_server.store.schema import Deployment, Device, ServingSlot
 
 MAX_SLOTS = 64
 MAX_FACTS = 64
+DEPLOYMENTS_KEPT = 500
+"""Of one device in the history, however many it tells of."""
+_FUTURE = timedelta(minutes=10)
 
 
 def ingest_state(context: Context, report: StateReport) -> bool:
@@ -77,15 +80,27 @@ def mark_stale(context: Context) -> int:
         return len(ids)
 
 
-def store_deployment(session: Session, device: str, report: DeploymentReport) -> None:
-    """Keep a deployment in the history, as it stood last."""
-    row = session.get(Deployment, (device, report.id))
+def store_deployment(session: Session, device: str, report: DeploymentReport, now: datetime) -> None:
+    """Keep a deployment in the history, as it stood last. By our time where the device's is yet to come."""
+    row, updated = session.get(Deployment, (device, report.id)), report.updated
+    updated = updated if updated <= now + _FUTURE else now
     if row is None:
-        row = Deployment(device=device, id=report.id, updated=report.updated, phase="", report="")
+        row = Deployment(device=device, id=report.id, updated=updated, phase="", report="")
         row.slot, row.model, row.version = report.slot, report.release.model, report.release.version
         session.add(row)
-    if row.report == "" or row.updated <= report.updated:
-        row.updated, row.phase, row.report = report.updated, report.phase, write(report) or ""
+        _forget_most(session, device)
+    if row.report == "" or row.updated <= updated:
+        row.updated, row.phase, row.report = updated, report.phase, write(report) or ""
+
+
+def _forget_most(session: Session, device: str) -> None:
+    """Make room for one more deployment of a device; whatever it tells, its history is bounded."""
+    order = (Deployment.updated.desc(), Deployment.id.desc())
+    with session.no_autoflush:  # the new one is not among them yet
+        query = select(Deployment.id).where(Deployment.device == device).order_by(*order).offset(DEPLOYMENTS_KEPT - 1)
+        old = list(session.scalars(query))
+        if old:
+            session.execute(delete(Deployment).where(Deployment.device == device, Deployment.id.in_(old)))
 
 
 def _bounded_facts(facts: Mapping[str, str]) -> dict[str, str]:
@@ -134,4 +149,4 @@ def _take_over(session: Session, device: Device, report: StateReport, now: datet
     _keep_serving(session, device, report.slots, now)
     for slot in report.slots:
         if slot.deployment is not None:
-            store_deployment(session, device.id, slot.deployment)
+            store_deployment(session, device.id, slot.deployment, now)

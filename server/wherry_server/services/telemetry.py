@@ -118,7 +118,7 @@ def _store(session: Session, device: str, records: Sequence[TelemetryRecord], no
                 hosts[bucket] = max(hosts.get(bucket, (at, content)), (at, content), key=itemgetter(0))
             case DeploymentEvent(deployment=deployment):
                 if len(deployment.id) <= 100:
-                    store_deployment(session, device, deployment)
+                    store_deployment(session, device, deployment, now)
             case DropNotice(dropped=counts):
                 for kind, number in list(counts.items())[:16]:
                     dropped[hour, kind if kind in _TYPES else "other"] += bounded(number)
