@@ -120,13 +120,15 @@ def test_without_a_broker_nobody_waits(asked, wire):
 
 
 @pytest.mark.parametrize(
-    ("code", "status"), [("not_found", 404), ("adapter.engine", 503), ("adapter.engine.new", 503), ("odd", 503)]
+    "code",
+    ["not_found", "identity", "not_allowed", "conflict", "adapter.engine", "adapter.engine.new", "odd", "wherry"],
 )
-def test_the_devices_own_problem_reaches_the_caller(asked, wire, code, status):
+def test_the_devices_own_problem_reaches_the_caller_and_passes_for_no_other(asked, wire, code):
     told = Problem(code=code, thing="slot main", reason="has no container", fix="Roll a release out")
     wire.answers[LogsRequest] = lambda device, request: LogsReply(device=device, id=request.id, problem=told)
     got, error = problem(asked.post("/v1/devices/dev-1/logs", {}))
-    assert (got, error["thing"], error["reason"]) == (status, "slot main", "has no container")
+    assert (got, error["code"]) == (502, "adapter")
+    assert (error["thing"], error["reason"]) == ("slot main on device dev-1", "has no container")
 
 
 def test_an_answer_of_another_device_or_kind_is_not_taken(hasty, wire):
@@ -141,6 +143,40 @@ def test_a_late_reply_is_dropped_with_a_line_in_the_log(caplog):
     with caplog.at_level(logging.INFO):
         assert not waiting.take(DiagnoseReply(device="dev-1", id="abcdefgh"))
     assert "came too late, or nobody asked" in caplog.text
+
+
+def test_one_device_does_not_take_all_the_room_for_questions():
+    waiting = Questions(limit=10, of_device=2)
+
+    async def ask():
+        for question in ("a", "b"):
+            waiting.expect("dev-1", question)
+        with pytest.raises(Conflict, match="questions to device dev-1: are 2 already that wait"):
+            waiting.expect("dev-1", "c")
+        waiting.expect("dev-2", "c")
+        waiting.forget("a")
+        waiting.expect("dev-1", "d")
+
+    asyncio.run(ask())
+
+
+def test_who_asks_is_in_the_audit_trail_once_a_minute(asked, wire, clock):
+    wire.answers[LogsRequest] = logs
+
+    def lines():
+        return [
+            (line["actor"], line["action"]) for line in asked.get("/v1/audit?thing=dev-1&action=device").json()["items"]
+        ]
+
+    for _ in range(3):
+        assert asked.post("/v1/devices/dev-1/logs", {}).status_code == 200
+    wire.answers[DiagnoseRequest] = lambda device, request: DiagnoseReply(device=device, id=request.id)
+    asked.post("/v1/devices/dev-1/diagnose")
+    assert lines() == [("test", "device.diagnose"), ("test", "device.logs")]
+    clock.pass_time(seconds=61)
+    asked.post("/v1/devices/dev-1/logs", {})
+    assert lines()[0] == ("test", "device.logs")
+    assert len(lines()) == 3
 
 
 def test_questions_that_wait_are_bounded_and_leave_no_trace():
@@ -164,6 +200,7 @@ def test_questions_that_wait_are_bounded_and_leave_no_trace():
 
 def test_many_questions_wait_at_once_without_holding_a_thread(asked, wire):
     """More wait than the pool has threads; meanwhile another request is answered."""
+    asked.app.state.context = wire.context = dataclasses.replace(wire.context, questions=Questions(of_device=60))
 
     async def ask():
         transport = httpx.ASGITransport(app=asked.app)
@@ -175,7 +212,7 @@ def test_many_questions_wait_at_once_without_holding_a_thread(asked, wire):
                     await asyncio.sleep(0.01)
                 assert (await client.get("/v1/devices/dev-1")).status_code == 200
                 for topic, request in wire.sent:
-                    asked.context.questions.take(DiagnoseReply(device=topic.device, id=request.id))
+                    wire.context.questions.take(DiagnoseReply(device=topic.device, id=request.id))
                 return [(await task).status_code for task in tasks]
 
     assert asyncio.run(ask()) == [200] * 60
@@ -184,8 +221,9 @@ def test_many_questions_wait_at_once_without_holding_a_thread(asked, wire):
 def test_a_cancelled_question_is_forgotten(asked):
     async def ask():
         task = asyncio.create_task(questions.ask_logs(asked.context, "dev-1", LogsQuestion()))
-        while not asked.context.questions.expects("dev-1"):
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(60):
+            while not asked.context.questions.expects("dev-1"):
+                await asyncio.sleep(0.005)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert not asked.context.questions.expects("dev-1")

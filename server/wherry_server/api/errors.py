@@ -26,7 +26,7 @@ from wherry.errors import (
     WherryError,
 )
 from wherry.messages import Problem
-from wherry_server.services.questions import NoAnswer
+from wherry_server.services.questions import DeviceProblem, NoAnswer
 
 _log = logging.getLogger(__name__)
 _STATUS: tuple[tuple[type[WherryError], int], ...] = (
@@ -60,6 +60,8 @@ def status_of(error: WherryError) -> int:
         return 413
     if isinstance(error, NoAnswer):
         return 504
+    if isinstance(error, DeviceProblem):
+        return 502
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 

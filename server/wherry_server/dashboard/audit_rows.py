@@ -24,6 +24,8 @@ _SAYS = {
     "unassign": "emptied a slot of",
     "retry": "let try again",
     "device.labels": "labelled",
+    "device.logs": "read logs of",
+    "device.diagnose": "examined",
     "login": "logged in to",
     "login.refused": "was refused a login to",
 }

@@ -11,7 +11,7 @@ from wherry.api import LogsQuestion
 from wherry.errors import WherryError
 from wherry.identity import DeviceId, SlotName
 from wherry_server.dashboard.fleet import slot_names
-from wherry_server.dashboard.frame import FrameDep, page_router
+from wherry_server.dashboard.frame import FrameDep, VisitorDep, page_router
 from wherry_server.services.questions import ask_diagnose, ask_logs
 from wherry_server.store.device_views import device_view
 
@@ -30,22 +30,23 @@ def question_routes() -> APIRouter:
 async def _logs(
     request: Request,
     frame: FrameDep,
+    visitor: VisitorDep,
     device: DevicePath,
     slot: Annotated[SlotName, Query()],
     lines: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     answer, problem = None, None
     try:
-        answer = await ask_logs(frame.context, device, LogsQuestion(slot=slot, lines=lines))
+        answer = await ask_logs(frame.context.acting_as(visitor.name), device, LogsQuestion(slot=slot, lines=lines))
     except WherryError as error:
         problem = error.as_dict()
     return await _answer(request, frame, device, f"Logs of slot {slot}", logs=answer, slot=slot, problem=problem)
 
 
-async def _diagnose(request: Request, frame: FrameDep, device: DevicePath) -> Response:
+async def _diagnose(request: Request, frame: FrameDep, visitor: VisitorDep, device: DevicePath) -> Response:
     answer, problem = None, None
     try:
-        answer = await ask_diagnose(frame.context, device)
+        answer = await ask_diagnose(frame.context.acting_as(visitor.name), device)
     except WherryError as error:
         problem = error.as_dict()
     return await _answer(request, frame, device, "Diagnosis", diagnosis=answer, problem=problem)

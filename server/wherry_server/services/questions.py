@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from wherry.api import DiagnoseAnswer, LogsAnswer, LogsQuestion
-from wherry.errors import AdapterError, Conflict, LinkError, NotFound, WherryError, walk_errors
-from wherry.messages import Problem
+from wherry.errors import AdapterError, Conflict, LinkError, NotFound
 from wherry.questions import DiagnoseReply, DiagnoseRequest, LogsReply, LogsRequest
 from wherry.topics import Kind, Topic
 from wherry_server.services.context import Context
 from wherry_server.services.wire import Reply
-from wherry_server.store.schema import Device
+from wherry_server.store.schema import Audit, Device
 
-_CLASSES = {kind.code: kind for kind in walk_errors()}
+_AUDITED = timedelta(minutes=1)
 
 
 class NoAnswer(LinkError):
     """The device did not answer a question in time."""
+
+
+class DeviceProblem(AdapterError):
+    """The device answered that it cannot answer. Of one code whatever it says: it must not pass for our own error."""
 
 
 async def ask_logs(context: Context, device: str, question: LogsQuestion) -> LogsAnswer:
@@ -32,7 +39,7 @@ async def ask_logs(context: Context, device: str, question: LogsQuestion) -> Log
         NotFound: no such device; also what the device does not know.
         Conflict: the device is offline, or too many questions wait.
         LinkError: the broker is away, or (NoAnswer) the device says nothing.
-        WherryError: the device's own problem.
+        DeviceProblem: the device cannot answer, and says why.
     """
     request = LogsRequest(id=_new_id(), slot=question.slot, lines=question.lines, since=question.since)
     reply = await _ask(context, device, request)
@@ -48,7 +55,7 @@ async def ask_diagnose(context: Context, device: str) -> DiagnoseAnswer:
         NotFound: no such device.
         Conflict: the device is offline, or too many questions wait.
         LinkError: the broker is away, or (NoAnswer) the device says nothing.
-        WherryError: the device's own problem.
+        DeviceProblem: the device cannot answer, and says why.
     """
     reply = await _ask(context, device, DiagnoseRequest(id=_new_id()))
     if not isinstance(reply, DiagnoseReply):
@@ -57,7 +64,7 @@ async def ask_diagnose(context: Context, device: str) -> DiagnoseAnswer:
 
 
 async def _ask(context: Context, device: str, request: LogsRequest | DiagnoseRequest) -> Reply:
-    await asyncio.to_thread(_check, context, device)
+    await asyncio.to_thread(_check, context, device, f"device.{request.type}")
     wire, questions, seconds = context.line.wire, context.questions, context.config.answer_seconds
     answer = questions.expect(device, request.id)
     try:
@@ -70,11 +77,12 @@ async def _ask(context: Context, device: str, request: LogsRequest | DiagnoseReq
     finally:
         questions.forget(request.id)
     if reply.problem is not None:
-        raise _error(reply.problem)
+        problem = reply.problem
+        raise DeviceProblem(f"{problem.thing} on device {device}", problem.reason, problem.fix)
     return reply
 
 
-def _check(context: Context, device: str) -> None:
+def _check(context: Context, device: str, action: str) -> None:
     with context.store.read() as session:
         row = session.get(Device, device)
         if row is None or row.revoked is not None:
@@ -82,14 +90,17 @@ def _check(context: Context, device: str) -> None:
         if not row.online:
             seen = f"was last seen {row.last_seen:%Y-%m-%d %H:%M:%S} UTC" if row.last_seen else "was never seen"
             raise Conflict(f"device {device}", f"is offline ({seen}), so it cannot be asked", "Ask when it is online")
+        known = _is_recorded(context, session, device, action)
+    if not known:
+        with context.store.write() as session:
+            context.record(session, action, device)
 
 
-def _error(problem: Problem) -> WherryError:
-    """A device's problem as the error it was; of a newer agent perhaps only its ancestor."""
-    code = problem.code
-    while code not in _CLASSES and "." in code:
-        code = code.rpartition(".")[0]
-    return _CLASSES.get(code, AdapterError)(problem.thing, problem.reason, problem.fix)
+def _is_recorded(context: Context, session: Session, device: str, action: str) -> bool:
+    """Whether the audit trail has it of the last minute: who follows a log asks every two seconds."""
+    query = select(Audit.at).where(Audit.action == action, Audit.thing == device, Audit.actor == context.actor)
+    newest = session.scalar(query.order_by(Audit.id.desc()).limit(1))
+    return newest is not None and newest > context.clock() - _AUDITED
 
 
 def _unusable(device: str) -> LinkError:

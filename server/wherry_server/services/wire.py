@@ -12,7 +12,7 @@ from wherry.errors import Conflict
 from wherry.questions import DiagnoseReply, LogsReply
 from wherry.topics import Topic
 
-MAX_PENDING = 100
+MAX_PENDING, MAX_PENDING_OF_DEVICE = 100, 8
 Reply = LogsReply | DiagnoseReply
 _log = logging.getLogger(__name__)
 
@@ -59,10 +59,11 @@ class Questions:
 
     Args:
         limit: how many may wait at a time.
+        of_device: how many of them for one device.
     """
 
-    def __init__(self, limit: int = MAX_PENDING) -> None:
-        self._limit = limit
+    def __init__(self, limit: int = MAX_PENDING, of_device: int = MAX_PENDING_OF_DEVICE) -> None:
+        self._limit, self._of_device = limit, of_device
         self._pending: dict[str, _Pending] = {}
         self._lock = threading.Lock()
 
@@ -75,13 +76,17 @@ class Questions:
         """The future answer of a device to a question; `forget` it when done.
 
         Raises:
-            Conflict: too many wait.
+            Conflict: too many wait, of this device or in all.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Reply] = loop.create_future()
         with self._lock:
             if len(self._pending) >= self._limit:
                 raise Conflict("questions to devices", f"are {self._limit} already that wait", "Ask again in a while")
+            if sum(pending.device == device for pending in self._pending.values()) >= self._of_device:
+                raise Conflict(
+                    f"questions to device {device}", f"are {self._of_device} already that wait", "Ask again in a while"
+                )
             self._pending[question] = _Pending(device, loop, answer)
         return answer
 
