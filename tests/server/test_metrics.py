@@ -14,7 +14,7 @@ from wherry_server.api.metrics import METRICS
 from wherry_server.services import outbox, telemetry
 from wherry_server.services.wire import Line
 from wherry_server.store.metric_views import MAX_VERSIONS
-from wherry_server.store.schema import ModelUsage, ServingSlot
+from wherry_server.store.schema import Image, ModelUsage, ServingSlot
 
 DEVICES = 60
 
@@ -125,11 +125,25 @@ def test_an_empty_server_can_be_scraped_and_strangers_cannot(api):
 
 
 def test_a_label_with_odd_characters_stays_one_label(context, api, fleet):
+    odd = 'a"b\\c\nd'
+    assert not values(scrape_serving(context, api, odd), "wherry_devices_serving", model=odd)
+    with context.store.write() as session:
+        session.add(
+            Image(
+                path="odd", model=odd, version="1", profile="x", counter=1, digest="sha256:0", manifest_bytes=1,
+                image="{}", published=context.clock(),
+            )
+        )  # fmt: skip
+    assert values(scrape(api), "wherry_devices_serving", model=odd) == {(odd, "1"): 1}
+
+
+def scrape_serving(context, api, model):
+    """After a device said that it serves a model, whether or not that was ever signed."""
     with context.store.write() as session:
         session.add(
             ServingSlot(
-                device="camera-0001", slot="odd", model='a"b\\c\nd', version="1", counter=1, digest="sha256:0",
+                device="camera-0001", slot="odd", model=model, version="1", counter=1, digest="sha256:0",
                 profile="x", healthy=True, since=context.clock(),
             )
         )  # fmt: skip
-    assert values(scrape(api), "wherry_devices_serving", model='a"b\\c\nd')
+    return scrape(api)

@@ -61,9 +61,8 @@ def create_rollout(context: Context, request: RolloutRequest) -> int:
         session.flush()
         _add_targets(context, session, row, devices, images)
         _supersede(session, row)
-        context.record(
-            session, "rollout.create", str(row.id), f"{request.model} {request.version}: {len(devices)} devices"
-        )
+        number = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
+        context.record(session, "rollout.create", str(row.id), f"{request.model} {request.version}: {number}")
         context.announce(session, ROLLOUTS)
         rollout = row.id
     advance(context, rollout)

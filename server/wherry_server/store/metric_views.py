@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from wherry_server.domain.histogram import merge
 from wherry_server.store.schema import (
     Device,
+    Image,
     ModelUsage,
     Outbox,
     RecordTotal,
@@ -117,7 +118,9 @@ def _profiles(session: Session) -> dict[str, ProfileCounts]:
 def _versions(session: Session) -> dict[tuple[str, str], VersionTotals]:
     found: dict[tuple[str, str], VersionTotals] = {}
     serving = select(ServingSlot.model, ServingSlot.version, func.count(ServingSlot.device.distinct()))
-    serving = serving.group_by(ServingSlot.model, ServingSlot.version)
+    # Only what the owner signed: a device cannot make series with names of its own.
+    signed = select(Image.path).where(Image.model == ServingSlot.model, Image.version == ServingSlot.version)
+    serving = serving.where(signed.exists()).group_by(ServingSlot.model, ServingSlot.version)
     for model, version, devices in session.execute(serving):
         found[model, version] = VersionTotals(serving=devices)
     for row in session.scalars(select(ModelUsage).where(ModelUsage.step == _FOREVER)):
