@@ -31,7 +31,6 @@ import struct
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -209,19 +208,20 @@ class _Room:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._inside: Counter[int] = Counter()
+        self._inside: dict[object, int] = {}
 
-    def enter(self, user: int) -> bool:
+    def enter(self, connection: object, user: int) -> bool:
         with self._guard:
-            if self._inside.total() >= _AT_ONCE or self._inside[user] >= _OF_ONE_USER:
+            users = list(self._inside.values())
+            if len(users) >= _AT_ONCE or users.count(user) >= _OF_ONE_USER:
                 return False
-            self._inside[user] += 1
+            self._inside[connection] = user
             return True
 
-    def leave(self, user: int) -> None:
+    def leave(self, connection: object) -> None:
+        """Also for one that has left."""
         with self._guard:
-            self._inside[user] -= 1
-            self._inside += Counter()  # forgets users that have left
+            self._inside.pop(connection, None)
 
 
 class _Server(ThreadingMixIn, UnixStreamServer):
@@ -231,7 +231,7 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
     def __init__(self, path: Path, api: LocalApi) -> None:
         self.api = api
-        self._room = _Room()
+        self.room = _Room()
         super().__init__(str(path), _Handler)
 
     def get_request(self) -> tuple[socket.socket, Peer]:
@@ -239,21 +239,21 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         _, user, group = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         return connection, (user, group)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - as socketserver calls it
-        return self._room.enter(client_address[0])
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return self.room.enter(request, client_address[0])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started
-            self._room.leave(client_address[0])
+            self.room.leave(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.leave(client_address[0])
+            self.room.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as socketserver calls it
         # A line for each would let any user of the device fill the log.
@@ -309,6 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.server.room.leave(self.connection)  # before the peer can know that it may ask again
         self.wfile.write(content)
 
     do_GET = do_PUT = do_DELETE = _answer  # noqa: N815 - as http.server calls them

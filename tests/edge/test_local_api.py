@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import threading
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +15,7 @@ import pytest
 
 from wherry.errors import ConfigError, StoreError
 from wherry.messages import DeploymentReport, ReleaseRef, SlotReport, StateReport
-from wherry_agent.local_api import LocalApi, _Room
+from wherry_agent.local_api import LocalApi, _Room, _Server
 from wherry_agent.update_lock import LockFile
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -175,10 +176,22 @@ def test_a_client_that_sends_byte_after_byte_is_given_up(api, tmp_path, wait_unt
 
 def test_one_user_takes_two_places_of_eight():
     room = _Room()
-    assert [room.enter(1), room.enter(1), room.enter(1), room.enter(2)] == [True, True, False, True]
-    room.leave(1)
-    assert [room.enter(1), room.enter(1)] == [True, False]
-    assert [room.enter(user) for user in range(3, 9)] == [True] * 5 + [False]
+    assert [room.enter("a", 1), room.enter("b", 1), room.enter("c", 1), room.enter("d", 2)] == [True, True, False, True]
+    for _ in range(2):
+        room.leave("a")
+    assert [room.enter("e", 1), room.enter("f", 1)] == [True, False]
+    assert [room.enter(user, user) for user in range(3, 9)] == [True] * 5 + [False]
+
+
+def test_a_client_may_ask_again_as_soon_as_it_has_its_answer(api, tmp_path, monkeypatch):
+    ends = threading.Event()
+    close = _Server.shutdown_request
+    monkeypatch.setattr(_Server, "shutdown_request", lambda *given: (ends.wait(20), close(*given)))
+    try:
+        for _ in range(5):
+            assert call(tmp_path, "GET", "/v1/slots")[0] == 200
+    finally:
+        ends.set()
 
 
 def test_broken_requests_fill_no_log(api, tmp_path, caplog):
