@@ -49,6 +49,8 @@ def _passed(log: Path) -> int:
 def points(run: Run, last: int, step: int = 1) -> Iterator[int]:
     """Numbers of points, spread evenly over all of them when the sweep is scaled down."""
     stride = max(step, round(step / run.scale))
+    if run.scale < 0.05:
+        last = min(last, stride)  # the sample: one point, another with every change of the stride
     yield from range(1 + random.Random(run.row.name).randrange(min(stride, 60)), last + 1, stride)
 
 

@@ -51,7 +51,7 @@ def say(client: Client, topic: str, payload: bytes, retain: bool = False) -> Non
     client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)
 
 
-@fault("MQTT", 34, "broker kill -9", sample=True)
+@fault("MQTT", 34, "broker kill -9")
 def killed(run: Run) -> None:
     """SIGKILL of Mosquitto at different moments of a swap; it is started again after a second."""
     for wait in (0.2, 1.0, 2.5, 4.0)[: max(1, round(4 * run.scale))]:
