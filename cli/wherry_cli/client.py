@@ -260,6 +260,10 @@ class ServerClient:
         """One release."""
         return self._read(api.ReleaseView, "GET", f"/v1/releases/{model}/{version}")
 
+    def preview_rollout(self, request: api.RolloutRequest) -> api.RolloutPreview:
+        """`POST /v1/rollouts/preview`."""
+        return self._read(api.RolloutPreview, "POST", "/v1/rollouts/preview", body=request)
+
     def start_rollout(self, request: api.RolloutRequest) -> api.RolloutView:
         """Bring a release to a selection of devices."""
         return self._read(api.RolloutView, "POST", "/v1/rollouts", body=request)

@@ -14,7 +14,7 @@ from wherry_cli.options import PackageRequest, takes_package_options
 from wherry_cli.output import Json, Output
 from wherry_cli.package import make_package, quantization_table
 from wherry_cli.release import published_page
-from wherry_cli.rollout import Slot, To, started_page
+from wherry_cli.rollout import Slot, To, begin, started_page
 from wherry_cli.selectors import parse_selector, selector_text, selects, uncovered
 from wherry_cli.session import connected
 from wherry_cli.settings import find_home
@@ -47,7 +47,7 @@ def push(
         published = owner.publish(made, now_utc())
         if not out.as_json:
             out.console.print(published_page(published))
-        view = client.start_rollout(rollout)
+        view = begin(client, rollout, out)
 
         def result(ended: RolloutView) -> dict[str, Any]:
             return {"package": str(folder / "package.json"), "published": published, "rollout": ended}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated
 
@@ -10,7 +11,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView
+from wherry.errors import WherryError
 from wherry_cli import watch
+from wherry_cli.client import ServerClient
 from wherry_cli.complete import complete_models, complete_rollouts, complete_selection, complete_versions
 from wherry_cli.follow import Timeout, Watch, follow
 from wherry_cli.inputs import checked
@@ -48,11 +51,19 @@ def start(
     out = Output(as_json)
     request = checked(RolloutRequest, model=model, version=version, slot=slot, selector=parse_selector(to))
     with connected() as client:
-        view = client.start_rollout(request)
+        view = begin(client, request, out)
         if watching:
             follow(client, view, out, timeout)
         else:
             out.result(view, lambda: started_page(view))
+
+
+def begin(client: ServerClient, request: RolloutRequest, out: Output) -> RolloutView:
+    """Start a rollout, after a word about what the operator may not have meant."""
+    with suppress(WherryError):  # what is wrong with the request, its start says better; an older server cannot tell
+        for text in client.preview_rollout(request).notes:
+            out.note(Text.assemble(("Note: ", "bold yellow"), text))
+    return client.start_rollout(request)
 
 
 def started_page(view: RolloutView) -> Text:

@@ -73,6 +73,7 @@ class State:
     devices: dict[str, DeviceView] = field(default_factory=dict)
     releases: list[ReleaseView] = field(default_factory=list)
     rollouts: dict[int, RolloutView] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     script: list[RolloutView] = field(default_factory=list)
     telemetry: dict[str, Any] = field(default_factory=lambda: {"slots": [], "hosts": [], "received": {}, "dropped": {}})
     deployments: list[dict[str, Any]] = field(default_factory=list)
@@ -121,6 +122,7 @@ class Api:
             ("GET", "/v1/releases", lambda *_: {"items": state.releases, "next": None}),
             ("GET", "/v1/releases/([^/]+)/([^/]+)", self.release),
             ("GET", "/v1/rollouts", lambda *_: {"items": list(state.rollouts.values()), "next": None}),
+            ("POST", "/v1/rollouts/preview", lambda *_: {"devices": 1, "fit": 1, "notes": state.notes}),
             ("POST", "/v1/rollouts", self.start),
             ("GET", "/v1/rollouts/([0-9]+)", self.rollout),
             ("POST", "/v1/rollouts/([0-9]+)/(start|pause|abort|retry)", self.control),

@@ -124,6 +124,14 @@ def test_push_does_everything_in_one_go(owner, server, orders):
     assert (sent["model"], sent["version"], sent["selector"]["everything"]) == ("vision", "2", True)
 
 
+def test_push_and_start_tell_first_what_may_not_be_meant(owner, server, orders):
+    server.notes = ["It replaces filetype 2 in slot main on 3 devices."]
+    assert owner(*PUSH).err.splitlines()[-1] == f"Note: {server.notes[0]}"
+    answer = owner("rollout", "start", "vision", "2", "--to", "all", "--json")
+    assert answer.json["version"] == "2"
+    assert answer.err == f"Note: {server.notes[0]}\n"
+
+
 def test_push_and_watch(owner, server, orders, make):
     done = make.deployment("edge-1", ["admitted", "committed"])
     server.script = [make.rollout(1, "vision", "2", "completed", targets=[make.target("edge-1", "committed", done)])]

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from wherry.api import DeploymentPage, RolloutPage, RolloutRequest, RolloutState, RolloutView
+from wherry.api import DeploymentPage, RolloutPage, RolloutPreview, RolloutRequest, RolloutState, RolloutView
 from wherry.identity import DeviceId, ModelName, ModelVersion, SlotName
 from wherry.messages import Phase
 from wherry_server.api.auth import ActingDep, ContextDep, NeedsOperator
 from wherry_server.api.params import After, Limit, number_after
 from wherry_server.services import rollouts
+from wherry_server.services.preview import preview_rollout
 from wherry_server.store import rollout_views
 
 router = APIRouter(prefix="/v1", tags=["rollouts"], dependencies=[NeedsOperator])
@@ -45,6 +46,13 @@ def list_rollouts(
 def create_rollout(request: RolloutRequest, context: ActingDep) -> RolloutView:
     """To the devices that the selector chooses now. A newer rollout takes over the slot from older ones."""
     return get_rollout(rollouts.create_rollout(context, request), context)
+
+
+@router.post("/rollouts/preview", summary="What a rollout would do")
+def preview(request: RolloutRequest, context: ContextDep) -> RolloutPreview:
+    """What it would replace, make or be refused by; nothing is changed."""
+    found = preview_rollout(context, request)
+    return RolloutPreview(devices=found.devices, fit=found.fit, notes=list(found.notes))
 
 
 @router.get("/rollouts/{rollout}", summary="One rollout")

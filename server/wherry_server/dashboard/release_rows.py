@@ -55,6 +55,7 @@ class PreviewRows:
     button: str
     profiles: list[tuple[str, str]]
     misfits: list[MisfitRow]
+    notes: list[str]
 
 
 def release_row(view: ReleaseView, serving: int, now: datetime) -> ReleaseRow:
@@ -147,4 +148,5 @@ def preview_rows(preview: Preview) -> PreviewRows:
             )
             for one in preview.misfits
         ],
+        notes=list(preview.notes),
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from wherry.api import RolloutRequest
 from wherry.errors import InputError
 from wherry.release import ReleaseImage
 from wherry_server.domain.selector import Candidate, is_empty, misfit
 from wherry_server.services.context import Context
+from wherry_server.services.forecast import forecast
 from wherry_server.services.rollouts import release_images, select_devices
 
 SHOWN = 5
@@ -31,12 +33,14 @@ class Preview:
 
     Attributes:
         profiles: devices that fit, by profile.
+        notes: what the operator may not have meant, see `forecast`.
     """
 
     devices: int
     fit: int
     profiles: dict[str, int]
     misfits: tuple[Misfits, ...]
+    notes: tuple[str, ...] = ()
 
 
 def preview_rollout(context: Context, request: RolloutRequest) -> Preview:
@@ -52,6 +56,14 @@ def preview_rollout(context: Context, request: RolloutRequest) -> Preview:
         images = release_images(session, request.model, request.version)
         signed = {profile: ReleaseImage.model_validate_json(image.image) for profile, image in images.items()}
         devices = select_devices(session, request.selector)
+        found = _compare(context, request, devices, signed)
+        fitting = {device.id: device.profile for device in devices if device.profile in found.profiles}
+        return replace(found, notes=tuple(forecast(session, request, images, fitting)))
+
+
+def _compare(
+    context: Context, request: RolloutRequest, devices: Sequence[Candidate], signed: Mapping[str, ReleaseImage]
+) -> Preview:
     name = f"{request.model} {request.version}"
     by_profile: dict[str, list[Candidate]] = {}
     for device in devices:
