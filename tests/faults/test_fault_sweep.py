@@ -36,6 +36,7 @@ def escaped(text: str) -> str:
 @pytest.mark.broker
 @pytest.mark.registry
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(900)
 def test_a_sample_of_every_group_converges_and_serves_no_wrong_answer(tmp_path):
     out = tmp_path / "faults.json"
