@@ -106,7 +106,8 @@ def _open(data: bytes | memoryview) -> Picture:
 
 def _decoded_bytes(image: Picture) -> int:
     """What decoding takes at most, and converting where that must come before making it smaller."""
-    codec = image.tile[0][0] if image.tile else (image.format or "").lower()  # WebP is decoded without tiles
+    tiles = getattr(image, "tile", None)  # WebP is decoded without
+    codec = tiles[0][0] if tiles else (image.format or "").lower()
     converted = 0 if image.mode in _DIRECT else 1 if image.mode.startswith("I") else 4
     return image.width * image.height * (_STORED.get(image.mode, 4) + _BESIDE.get(codec, 0) + converted)
 

@@ -184,9 +184,24 @@ def test_what_the_signature_says_need_not_be_declared(tmp_path):
         ('[labels]\nnames = ["a", "b"]', r"labels in .* are 2, output 'y' has 4 classes"),
         ('[labels]\noutput = "z"\nnames = []', "are for output 'z', the model has y"),
         ('[labels]\nfile = "absent.txt"', r"cannot be read \(.*absent\.txt"),
+        ('[picture]\nscale = "1e400"', r"field picture\.scale: .*expected a number below 1e308"),
+        ("[picture]\nscale = inf", r"field picture\.scale: .*expected a number below 1e308"),
+        ('[picture]\nscale = "1e99999999"', r"field picture\.scale"),
+        ('[picture]\nmean = ["1/1e-400"]', "divides by zero"),
+        (f"[picture]\nscale = {'9' * 400}", r"field picture\.scale"),
+        (f"[picture]\nscale = {'9' * 5000}", "is not TOML"),
+        ('[labels]\nfile = "/etc/passwd"', r"names '/etc/passwd' .* outside its folder"),
+        ('[labels]\nfile = "../other.txt"', "outside its folder"),
+        ('[labels]\nfile = "link.txt"', "outside its folder"),
+        ('[labels]\nfile = "large.txt"', "is larger than 4 MiB"),
+        ('[labels]\nfile = "."', "is not an ordinary file"),
+        (f'[labels]\nnames = ["a", "{"b" * 300}"]', "as label 2, expected at most 256"),
+        ('[labels]\nnames = ["\\u001b[2J"]', "as label 1, expected .* printable"),
     ],
 )
 def test_declarations_that_do_not_fit_are_refused_in_words(tmp_path, text, words):
+    (tmp_path / "link.txt").symlink_to("/etc/passwd")
+    (tmp_path / "large.txt").write_bytes(b"x" * (5 << 20))
     with pytest.raises(InputError, match=words):
         declare(read_declaration(declared(tmp_path, text)), FILE)
 

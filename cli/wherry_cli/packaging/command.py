@@ -36,6 +36,7 @@ from wherry_cli.packaging.release import ReleaseOptions, Served, check_fit, pack
 from wherry_cli.packaging.runtime import picture_layer, runtime_layer
 from wherry_cli.packaging.samples import PICTURE_SUFFIXES
 from wherry_cli.packaging.store import Store, cache_folder
+from wherry_cli.words import size
 
 GOLDEN_FILE_NAME = "golden.json"
 _HEAVY_CASES = 8_000_000
@@ -302,7 +303,7 @@ def _deliver(work: _Work, built: BuiltImage, served: Served, profile: DeviceProf
     tag = image_tag(order.version, profile.name, order.release.stage)
     pushed = push_image(built, work.registry, place.repository, tag, work.store, work.report)
     stage = f"image for {profile.name}"
-    work.report(Progress(stage, built.download_bytes, built.download_bytes, f"{pushed.sent_bytes} bytes sent"))
+    work.report(Progress(stage, built.download_bytes, built.download_bytes, f"{size(pushed.sent_bytes)} sent"))
     return packaged_image(built, served, place.name, order.release)
 
 

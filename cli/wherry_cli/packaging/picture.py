@@ -14,7 +14,7 @@ std = [0.229, 0.224, 0.225]
 
 [labels]
 output = "scores"
-file = "labels.txt"    # one name a line; or names = ["cat", "dog"]
+file = "labels.txt"    # in the same folder, one name a line; or names = ["cat", "dog"]
 top = 3
 softmax = true
 ```
@@ -22,8 +22,8 @@ softmax = true
 
 from __future__ import annotations
 
+import math
 import tomllib
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,16 +35,25 @@ from wherry_serving.labels import check_labelled
 from wherry_serving.pictures import check_picture
 
 _CHANNELS = (1, 3)
+_MOST_BYTES = 4 << 20
+_MOST_LABELS = 100_000
+_LONGEST_LABEL = 256
 
 
 def _number(value: Any) -> Any:
     """`"1/255"` as a number: nobody should have to write 0.00392156862745098."""
-    if not isinstance(value, str):
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         return value
-    try:
-        return float(Fraction(value.replace(" ", "")))
+    above, slash, below = str(value).partition("/")
+    try:  # as floats: an exact 1e99999999 would be computed for ever
+        found = float(above) / float(below) if slash else float(above)
     except ZeroDivisionError as error:
         raise ValueError("divides by zero") from error
+    except ValueError as error:
+        raise ValueError(f"is {str(value)[:40]!r}, expected a number or a fraction of two") from error
+    if not math.isfinite(found):
+        raise ValueError(f"is {str(value)[:40]!r}, expected a number below 1e308")
+    return found
 
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -67,7 +76,7 @@ class PicturePart(_Part):
     scale: Number | None = None
     mean: list[Number] | None = None
     std: list[Number] | None = None
-    fixed: dict[str, list[float]] | None = None
+    fixed: dict[str, list[Number]] | None = None
 
 
 class LabelsPart(_Part):
@@ -96,19 +105,50 @@ def read_declaration(path: Path) -> Declaration:
     """
     thing = f"picture file {path}"
     try:
-        found = Declaration.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) | {"source": str(path)})
+        found = Declaration.model_validate(tomllib.loads(_text(path)) | {"source": str(path)})
         if found.labels and found.labels.file:
-            lines = (path.parent / found.labels.file).read_text(encoding="utf-8").splitlines()
+            lines = _text(_beside(path, found.labels.file)).splitlines()
             found.labels.names = [line.strip() for line in lines if line.strip()]
+        _check_names(found.labels.names if found.labels else [], thing)
     except OSError as error:
         raise InputError(thing, f"cannot be read ({error.filename}: {error.strerror})", "Check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(thing, f"is not TOML ({error})") from error
     except ValidationError as error:
         raise InputError(thing, _first_problem(error)) from error
+    except ValueError as error:  # TOML, UTF-8, and numbers of thousands of digits
+        raise InputError(thing, f"is not TOML ({error})") from error
     if found.picture is None and found.labels is None:
         raise InputError(thing, "declares nothing", "Write a [picture] or a [labels] section")
     return found
+
+
+def _text(path: Path) -> str:
+    """The text of an ordinary file of sane size."""
+    if not path.is_file() and path.exists():
+        raise InputError(f"file {path}", "is not an ordinary file")
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"file {path}", f"is larger than {_MOST_BYTES >> 20} MiB", "Check that it is the right file")
+    return data.decode("utf-8")
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A file that a declaration names: what it holds is published, so it must not lead out of the folder."""
+    folder = path.parent.resolve()
+    place = (folder / name).resolve()
+    if not place.is_relative_to(folder):
+        reason = f"names {name[:200]!r} as the file of labels, which is outside its folder"
+        raise InputError(f"picture file {path}", reason, f"Put the file of labels into {folder}")
+    return place
+
+
+def _check_names(names: list[str], thing: str) -> None:
+    if len(names) > _MOST_LABELS:
+        raise InputError(thing, f"has {len(names)} labels, at most {_MOST_LABELS} are taken")
+    for number, name in enumerate(names, 1):
+        if len(name) > _LONGEST_LABEL or not name.isprintable():
+            reason = f"has {name[:40]!r} as label {number}, expected at most {_LONGEST_LABEL} printable characters"
+            raise InputError(thing, reason)
 
 
 def _first_problem(error: ValidationError) -> str:
