@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from wherry.errors import StoreError
+from wherry.errors import BuildError, StoreError
 from wherry_cli.costs import machine
-from wherry_cli.costs.layout import read_image
+from wherry_cli.costs.layout import Image, read_image, unpack
 from wherry_cli.costs.measure import Figures, Question, memory_of
 from wherry_cli.costs.report import as_data, as_picture, as_table
-from wherry_cli.costs.trial import Effort, try_all
+from wherry_cli.costs.trial import Effort, alone, try_all
 
 BARE = Figures(
     "bare", "as it is", [0.5, 0.4, 0.9], [0.004] * 99 + [0.1], [250.0], 100_000_000, 1, 50_000_000, 3_000_000
@@ -69,6 +71,69 @@ def test_memory_counts_a_process_and_its_children():
 def test_a_folder_without_an_image_is_refused(tmp_path):
     with pytest.raises(StoreError, match="holds no image"):
         read_image(tmp_path)
+
+
+def layered(tmp_path, *members) -> Image:
+    """An image of one layer: (name, kind, what a link names or a file holds)."""
+    blob = tmp_path / "layer.tar"
+    with tarfile.open(blob, "w") as archive:
+        for name, kind, value in members:
+            item = tarfile.TarInfo(name)
+            item.type, item.mode = kind, 0o755
+            if kind == tarfile.REGTYPE:
+                item.size = len(value)
+            else:
+                item.linkname = value
+            archive.addfile(item, io.BytesIO(value.encode()) if kind == tarfile.REGTYPE else None)
+    return Image(tmp_path, blob, {}, (("base", blob),))
+
+
+def test_unpacking_keeps_programs_and_links_of_the_images_own_root_inside(tmp_path):
+    root = tmp_path / "root"
+    image = layered(
+        tmp_path,
+        ("usr/bin/tool", tarfile.REGTYPE, "hello"),
+        ("etc/tool", tarfile.SYMTYPE, "/usr/bin/tool"),
+        ("usr/bin/other", tarfile.SYMTYPE, "tool"),
+        ("bin", tarfile.SYMTYPE, "usr/bin"),
+        ("bin/third", tarfile.SYMTYPE, "/usr/bin/tool"),
+        ("dev/null", tarfile.CHRTYPE, ""),
+        ("away", tarfile.SYMTYPE, "/"),
+        ("away/written", tarfile.REGTYPE, "inside"),
+    )
+    assert unpack(image, root) == len("hello") + len("inside")
+    assert os.access(root / "usr/bin/tool", os.X_OK)
+    assert (root / "etc/tool").read_text() == (root / "usr/bin/third").read_text() == "hello"
+    assert (root / "written").read_text() == "inside"
+    assert not (root / "dev/null").exists()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("away", tarfile.SYMTYPE, "../.."), ("away/x", tarfile.REGTYPE, "x")],
+        [("../x", tarfile.REGTYPE, "x")],
+        [("x", tarfile.LNKTYPE, "../layer.tar")],
+    ],
+    ids=["link", "name", "hard link"],
+)
+def test_a_layer_that_leads_out_of_its_folder_is_refused(tmp_path, members):
+    with pytest.raises(StoreError, match="cannot be unpacked"):
+        unpack(layered(tmp_path, *members), tmp_path / "root")
+
+
+def test_a_layer_that_unpacks_to_more_than_is_sane_is_refused(tmp_path):
+    image = layered(tmp_path, ("a", tarfile.REGTYPE, "x" * 2000), ("b", tarfile.REGTYPE, "x"))
+    assert unpack(image, tmp_path / "enough", most=4000) == 2001
+    with pytest.raises(StoreError, match="holds more than"):
+        unpack(image, tmp_path / "short", most=2800)
+
+
+def test_a_second_run_at_the_same_time_is_refused_in_words(tmp_path):
+    with alone(tmp_path), pytest.raises(BuildError, match="runs on this machine already"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
 
 
 def test_a_missing_emulator_is_said_with_the_package_to_install(monkeypatch):

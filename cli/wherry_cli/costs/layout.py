@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from wherry.errors import StoreError
 from wherry_cli.packaging.tools import run_tool
 
+_MOST_BYTES = 8 << 30
+_HEADER = 512
+"""Counted for each file, so that there cannot be endless empty ones."""
 _SLACK = 32 << 20
 """Room on the virtual machine's disk for the file system's own tables."""
 
@@ -73,17 +77,43 @@ def _blob(folder: Path, digest: str) -> Path:
     return folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
 
-def unpack(image: Image, target: Path) -> int:
+def _inside(member: tarfile.TarInfo, root: str) -> tarfile.TarInfo | None:
+    """What may be unpacked, as root, of a layer that nobody vouches for: nothing outside the folder, no device.
+
+    Programs stay executable. Links from the image's own root, which Debian has, are written as they are meant:
+    relative, so that nothing follows them out of the folder.
+    """
+    if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+        return None
+    if member.issym() and member.linkname.startswith("/"):
+        top = os.path.realpath(root)
+        folder = os.path.realpath(os.path.join(top, os.path.dirname(member.name)))  # /lib itself may be a link
+        member = member.replace(linkname=os.path.relpath(top + member.linkname, folder), deep=False)
+    tarfile.data_filter(member, root)  # refuses; what it would return has lost its owner
+    return tarfile.tar_filter(member, root)
+
+
+def unpack(image: Image, target: Path, most: int = _MOST_BYTES) -> int:
     """Unpack all layers into a folder, as an engine would; the bytes of its files.
 
     Raises:
-        StoreError: a layer cannot be unpacked.
+        StoreError: a layer cannot be unpacked, leads out of the folder, or all hold more than `most` bytes.
     """
+    room = most
+
+    def inside(member: tarfile.TarInfo, root: str) -> tarfile.TarInfo | None:
+        nonlocal room
+        room -= member.size + _HEADER
+        if room < 0:
+            raise StoreError(f"image folder {image.folder}", f"holds more than {most >> 20} MiB unpacked",
+                             "Take a smaller model or base image")  # fmt: skip
+        return _inside(member, root)
+
     try:
         target.mkdir(parents=True)
         for _, blob in image.layers:
             with tarfile.open(blob) as archive:
-                archive.extractall(target, filter="tar")
+                archive.extractall(target, filter=inside)  # noqa: S202  the filter judges every member
         return sum(path.stat().st_size for path in target.rglob("*") if path.is_file() and not path.is_symlink())
     except (OSError, tarfile.TarError) as error:
         raise StoreError(f"image folder {target}", f"cannot be unpacked ({error})") from error

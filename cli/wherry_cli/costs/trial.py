@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wherry.elements import tensor_from_golden
-from wherry.errors import FitError, InputError
+from wherry.errors import BuildError, FitError, InputError, StoreError
 from wherry.release import GoldenFile
 from wherry_cli.costs import machine
 from wherry_cli.costs.layout import Image, read_image, unpack
@@ -64,12 +66,41 @@ def try_all(model: Path, base: str | None, effort: Effort, report: Report, tell:
     profile = _PROFILES.get(platform.machine())
     if profile is None:
         raise FitError("this machine", f"is a {platform.machine()}; images for it cannot be made")
+    with alone(cache_folder()):
+        return _try_all(PackageOrder(_NAME, "1", (profile,), model=model, base=base), effort, report, tell)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the trial's lock: two would disturb each other's figures, and share an address and an image's name.
+
+    Raises:
+        BuildError: another trial runs.
+        StoreError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "bench.lock").open("wb")
+    except OSError as error:
+        raise StoreError(
+            f"cache folder {folder}", f"cannot be written ({error.strerror})", "Check its owner"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BuildError(
+                "wherry bench", "runs on this machine already", "Wait until the other has ended"
+            ) from error
+        yield
+
+
+def _try_all(order: PackageOrder, effort: Effort, report: Report, tell: Tell) -> tuple[list[Figures], str]:
     scratch = Store(cache_folder()).scratch()
     ways: list[Way] = []
     try:
-        order = PackageOrder(_NAME, "1", (profile,), model=model, output=scratch, base=base)
-        package(order, report)
-        image, question = read_image(scratch / profile), _question(scratch / GOLDEN_FILE_NAME)
+        package(replace(order, output=scratch), report)
+        image, question = read_image(scratch / order.profiles[0]), _question(scratch / GOLDEN_FILE_NAME)
         root = scratch / "root"
         size = unpack(image, root)
         left_out = machine.why_not()
