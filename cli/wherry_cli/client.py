@@ -23,7 +23,7 @@ RETRY_WAITS = (0.2, 0.6, 1.5)
 """Seconds before each repetition of a GET that failed on its way."""
 RETRY_STATUS = frozenset({502, 503, 504})
 PAGE_LIMIT = 200
-LOGIN_FIX = "Run `wherry login` with another token; `wherry-server token create NAME` makes one"
+LOGIN_FIX = "Run `wherry login` with another token; `wherry-server token create NAME --data DIR` makes one"
 Query = dict[str, str | int | list[str]]
 
 

@@ -191,10 +191,12 @@ def poll(device: Device, as_json: Json = False) -> None:
     """Ask a device to fetch its assignment from the server now."""
     out = Output(as_json)
     with connected() as client:
+        online = client.device(device).online
         client.poll_device(device)
+    when = "it answers in a moment" if online else "it is offline, so it does that when it comes back"
     out.result(
-        {"device": device, "polled": True},
-        lambda: Text(f"Asked {device} to fetch its assignment now; it does when it is online."),
+        {"device": device, "polled": True, "online": online},
+        lambda: Text(f"Asked {device} to fetch its assignment now; {when}."),
     )
 
 

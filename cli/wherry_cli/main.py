@@ -63,6 +63,14 @@ class WherryGroup(TyperGroup):
         """The commands in the order of an operator's day, for --help."""
         return sorted(super().list_commands(ctx), key=lambda name: _ORDER.index(name) if name in _ORDER else 99)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Without typer's own options for completion in --help: `wherry completion` writes nothing by itself."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if param.name in ("install_completion", "show_completion"):
+                param.hidden = True
+        return params
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; no WherryError and no traceback leaves it."""
         as_json = "--json" in [*getattr(ctx, "_protected_args", []), *ctx.args]

@@ -132,6 +132,11 @@ class Owner:
             info = self._upload({**standing.missing, **files})
         else:
             info = self._bring_up(standing)
+        if chosen.known and max(found.image.counter for found in chosen.known) < counter - 1:
+            self._say(
+                f"Note: {package.model} {package.version} was published before, and newer ones since. Devices that had "
+                "a newer one refuse it; to go back to it, publish it with --again."
+            )
         shown = [_fresh(image, counter) for image in chosen.fresh] + [_known(image) for image in chosen.known]
         return Published(model=package.model, version=package.version, images=shown, repository=info)
 

@@ -16,7 +16,7 @@ from wherry_cli.session import confirm, connected
 from wherry_cli.words import ago
 
 app = typer.Typer(
-    help="API tokens of operators: see them, revoke one. `wherry-server token create NAME` makes one.",
+    help="API tokens of operators: see them, revoke one. `wherry-server token create NAME --data DIR` makes one.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the token.")]

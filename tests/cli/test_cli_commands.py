@@ -94,6 +94,8 @@ def test_device_retry_takes_the_desired_digest(operator, fleet, make):
 
 def test_device_poll_and_clear(operator, fleet):
     assert operator("device", "poll", "edge-1", "--json").json["polled"]
+    fleet.devices["edge-1"].online = False
+    assert "it is offline, so it does that when it comes back" in operator("device", "poll", "edge-1").out
     assert operator("device", "clear", "edge-1", "main", "--yes", "--json").json["cleared"]
     assert ("DELETE", "/v1/devices/edge-1/slots/main", None) in fleet.requests
 

@@ -133,8 +133,11 @@ def test_another_profile_joins_a_published_version(owner, server, package):
 def test_again_goes_back_to_an_older_version_under_a_higher_counter(owner, server, package):
     owner("release", "publish", package())
     owner("release", "publish", package(version="2"))
+    assert "go back to it, publish it with --again" in owner("release", "publish", package()).err
+    assert "--again" not in owner("release", "publish", package(version="2")).err
     answer = owner("release", "publish", package(), "--again", "--json")
     assert answer.json["images"][0]["counter"] == 3
+    assert "--again" not in owner("release", "publish", package()).err
     assert signed(server)[-1].digest == sha256_digest(b"1")
 
 

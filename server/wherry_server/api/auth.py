@@ -15,7 +15,7 @@ from wherry_server.services.context import Context
 from wherry_server.services.enrolment import Caller, authenticate
 
 # Only for the OpenAPI document: the answer to a wrong token is ours.
-_bearer = HTTPBearer(auto_error=False, description="API token, from `wherry-server token create NAME`")
+_bearer = HTTPBearer(auto_error=False, description="API token, from `wherry-server token create NAME --data DIR`")
 
 
 def get_context(request: Request) -> Context:

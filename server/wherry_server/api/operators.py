@@ -48,7 +48,7 @@ def get_audit(
 
 @router.get("/api-tokens", summary="List API tokens", dependencies=[NeedsOperator])
 def list_tokens(context: ContextDep) -> TokenList:
-    """Oldest first, without secrets. New ones are made on the server: `wherry-server token create NAME`."""
+    """Oldest first, without secrets. New ones are made on the server: `wherry-server token create NAME --data DIR`."""
     found = access.list_tokens(context)
     return TokenList(
         items=[TokenView(name=token.name, created=token.created, revoked=token.revoked) for token in found]
