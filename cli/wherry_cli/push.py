@@ -63,12 +63,21 @@ def _check_devices(client: ServerClient, selector: Selector, profiles: list[str]
     """Say before the long work that nobody, or not everybody, would get the release.
 
     Raises:
-        InputError: no device is selected.
+        InputError: no device is selected, or none of the profiles packaged for.
     """
     chosen = [device for device in client.devices() if selects(selector, device)]
     if not chosen:
         what = f"--to {selector_text(selector)}"
         raise InputError(what, "selects no device", "See `wherry device list`; enrol one with `wherry device token`")
+    had = {device.profile for device in chosen}
+    if not had & set(profiles):
+        asked = f"--profile {', '.join(profiles)}"
+        reason = f"fits no selected device: {len(chosen)} selected, of profile {', '.join(sorted(had))}"
+        fix = "Package it for their profile, or use `wherry package` and `wherry release publish` for devices to come"
+        raise InputError(asked, reason, fix)
+    unused = sorted(set(profiles) - had)
+    if unused:
+        out.note(f"Note: no selected device has profile {', '.join(unused)} yet.")
     missing = uncovered(chosen, profiles)
     if missing:
         out.note(f"Warning: selected but not packaged for: {'; '.join(missing)}.")

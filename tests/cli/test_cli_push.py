@@ -132,6 +132,14 @@ def test_push_and_start_tell_first_what_may_not_be_meant(owner, server, orders):
     assert answer.err == f"Note: {server.notes[0]}\n"
 
 
+def test_push_for_a_profile_that_no_selected_device_has_stops_before_packaging(owner, orders):
+    answer = owner(*PUSH[:-4], "--profile", "jetson-nano", "--to", "all")
+    assert answer.code == 1
+    assert "fits no selected device: 1 selected, of profile generic-amd64" in answer.err
+    assert orders == []
+    assert "no selected device has profile jetson-nano yet" in owner(*PUSH, "--profile", "jetson-nano").err
+
+
 def test_push_and_watch(owner, server, orders, make):
     done = make.deployment("edge-1", ["admitted", "committed"])
     server.script = [make.rollout(1, "vision", "2", "completed", targets=[make.target("edge-1", "committed", done)])]

@@ -18,6 +18,7 @@ from wherry_server.services.changes import FLEET, ROLLOUTS, device_topic
 from wherry_server.services.context import Context
 from wherry_server.services.targets import settle_slot
 from wherry_server.store.documents import read_slots
+from wherry_server.store.missing import no_device
 from wherry_server.store.schema import AssignmentRow, DesiredSlot, Device, Image
 
 
@@ -83,7 +84,7 @@ def get_device(session: Session, device: str) -> Device:
     """
     row = session.get(Device, device, with_for_update=True)
     if row is None or row.revoked is not None:
-        raise NotFound(f"device {device}", "does not exist" if row is None else "is revoked")
+        raise no_device(session, device, "does not exist" if row is None else "is revoked")
     return row
 
 

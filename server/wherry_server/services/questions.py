@@ -14,11 +14,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from wherry.api import DiagnoseAnswer, LogsAnswer, LogsQuestion
-from wherry.errors import AdapterError, Conflict, LinkError, NotFound
+from wherry.errors import AdapterError, Conflict, LinkError
 from wherry.questions import DiagnoseReply, DiagnoseRequest, LogsReply, LogsRequest
 from wherry.topics import Kind, Topic
 from wherry_server.services.context import Context
 from wherry_server.services.wire import Reply
+from wherry_server.store.missing import no_device
 from wherry_server.store.schema import Audit, Device
 
 _AUDITED = timedelta(minutes=1)
@@ -86,7 +87,7 @@ def _check(context: Context, device: str, action: str) -> None:
     with context.store.read() as session:
         row = session.get(Device, device)
         if row is None or row.revoked is not None:
-            raise NotFound(f"device {device}", "does not exist" if row is None else "is revoked")
+            raise no_device(session, device, "does not exist" if row is None else "is revoked")
         if not row.online:
             seen = f"was last seen {row.last_seen:%Y-%m-%d %H:%M:%S} UTC" if row.last_seen else "was never seen"
             raise Conflict(f"device {device}", f"is offline ({seen}), so it cannot be asked", "Ask when it is online")

@@ -23,6 +23,7 @@ from wherry_server.services.context import SERVER, Context
 from wherry_server.services.follow import TARGET_COLUMNS, device_report, make_target, mark_target
 from wherry_server.services.targets import UNSETTLED, has_open_targets
 from wherry_server.store.documents import write
+from wherry_server.store.missing import no_device, no_release
 from wherry_server.store.schema import Device, DeviceLabel, Image, RolloutRow, RolloutTarget
 
 ASSIGN_LIMIT = 200
@@ -195,7 +196,7 @@ def release_images(session: Session, model: str, version: str) -> dict[str, Imag
     query = select(Image).where(Image.model == model, Image.version == version, Image.listed).order_by(Image.counter)
     images = {image.profile: image for image in session.scalars(query)}
     if not images:
-        raise NotFound(f"release {model} {version}", "does not exist", "List releases with `wherry release list`")
+        raise no_release(session, model, version)
     return images
 
 
@@ -218,7 +219,7 @@ def select_devices(session: Session, selector: Selector) -> list[Candidate]:
     chosen = [device for device in found if selects(selector, device)]
     missing = sorted(set(selector.ids) - {device.id for device in chosen}) if not chosen or selector.ids else []
     if missing and not (selector.profiles or selector.labels):
-        raise NotFound(f"device {missing[0]}", "does not exist or is revoked", "List devices with `wherry device list`")
+        raise no_device(session, missing[0], "does not exist or is revoked")
     if not chosen:
         raise InputError("selector", "selects no device", "List devices with `wherry device list`")
     return chosen

@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Select, case, func, select
 from sqlalchemy.orm import Session
 
 from wherry.api import DevicePage, DeviceView
-from wherry.errors import NotFound
 from wherry.messages import ReleaseRef
 from wherry_server.domain.twin import drift
 from wherry_server.store.documents import read_lock, read_problem, read_slots
+from wherry_server.store.missing import no_device
 from wherry_server.store.schema import DesiredSlot, Device, DeviceLabel, Image, ServingSlot
 
 DeviceState = Literal["active", "online", "offline", "drifting", "problem", "locked", "revoked"]
@@ -170,7 +170,7 @@ def device_view(session: Session, device: str) -> DeviceView:
     """
     row = session.get(Device, device)
     if row is None:
-        raise NotFound(f"device {device}", "does not exist", "List devices with `wherry device list`")
+        raise no_device(session, device)
     return device_views(session, [row])[0]
 
 

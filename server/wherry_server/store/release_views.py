@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from wherry.api import ReleaseImageView, ReleasePage, ReleaseView
 from wherry.errors import InputError, NotFound
 from wherry.release import ReleaseImage
+from wherry_server.store.missing import no_release
 from wherry_server.store.schema import Image
 
 
@@ -40,7 +41,7 @@ def release_view(session: Session, model: str, version: str) -> ReleaseView:
     rows = list(session.scalars(select(Image).where(Image.model == model)))
     found = [view for view in _releases(rows, unlisted=True) if view.version == version]
     if not found:
-        raise NotFound(f"release {model} {version}", "does not exist", "List releases with `wherry release list`")
+        raise no_release(session, model, version)
     return found[0]
 
 
