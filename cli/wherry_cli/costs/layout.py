@@ -86,9 +86,9 @@ def _inside(member: tarfile.TarInfo, root: str) -> tarfile.TarInfo | None:
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
         return None
     if member.issym() and member.linkname.startswith("/"):
-        top = os.path.realpath(root)
-        folder = os.path.realpath(os.path.join(top, os.path.dirname(member.name)))  # /lib itself may be a link
-        member = member.replace(linkname=os.path.relpath(top + member.linkname, folder), deep=False)
+        top = Path(root).resolve()
+        folder = (top / member.name.lstrip("/")).parent.resolve()  # /lib itself may be a link
+        member = member.replace(linkname=os.path.relpath(f"{top}{member.linkname}", folder), deep=False)
     tarfile.data_filter(member, root)  # refuses; what it would return has lost its owner
     return tarfile.tar_filter(member, root)
 
