@@ -37,6 +37,8 @@ def test_what_operators_do_is_recorded_under_their_tokens_name(context, api, own
         assert api.request(method, path, json=body).status_code < 300, path
         assert ("test", *line) in trail(api, limit=3), path
     assert ("test", "rollout.create", "1") in trail(api)
+    detail = api.get("/v1/audit?action=rollout.create").json()["items"][0]["detail"]
+    assert detail.endswith(": 1 device")
 
 
 def test_an_upload_is_recorded_under_its_token_and_the_command_line_is_the_server(context, api, owner):

@@ -69,6 +69,8 @@ def test_a_stored_sample_that_cannot_be_read_costs_only_itself(site, caplog):
     assert reply.status_code == 200
     assert [host["device"] for host in reply.json()["hosts"]] == ["dev-2"]
     assert "a stored HostSample cannot be read" in caplog.text
+    assert "dev-1" in shown(site, "/")
+    assert "dev-1" in shown(site, "/devices/dev-1")
     assert site.get("/v1/telemetry/series", params={"device": "dev-1"}).status_code == 200
 
 
@@ -97,6 +99,15 @@ def test_history_that_cannot_be_read_is_left_out_and_counted(site):
     page = site.get("/v1/deployments", params={"device": "dev-1"}).json()
     assert [item["deployment"]["id"] for item in page["items"]] == ["d2"]
     assert page["unreadable"] == 1
+    assert "1 deployment left out: what the device told of it cannot be read." in shown(site, "/devices/dev-1")
+
+
+def shown(site, path) -> str:
+    """A page of the dashboard."""
+    login = site.request("POST", "/login", content=f"token={site.token}", headers={"Sec-Fetch-Site": "same-origin"})
+    reply = site.get(path, headers={"Cookie": login.headers["set-cookie"].split(";")[0], "Authorization": ""})
+    assert reply.status_code == 200
+    return reply.text
 
 
 def test_numbers_beyond_measure_are_drawn_as_the_most_there_is(site, clock):
