@@ -22,12 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who read this (`| head`) has enough; nor may the flush at the end fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except WherryError as error:
-        print(f"wherry-agent: {error}", file=sys.stderr)  # noqa: T201
+        print(_error_text(error), file=sys.stderr)  # noqa: T201
         return 1
     return code
+
+
+def _error_text(error: WherryError) -> str:
+    """The three lines that `wherry` prints, too."""
+    code = f"{error.code} (wherry explain {error.code})"
+    return f"wherry-agent: {error.thing}: {error.reason}.\n  Next: {error.fix}.\n  Code: {code}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,15 +157,19 @@ def _status(options: argparse.Namespace) -> int:
     from wherry_agent.reporter import status_text
     from wherry_agent.state_folder import read_status, running_agent
 
-    if options.watch:
+    terminal = options.watch and sys.stdout.isatty()  # elsewhere each change is printed below the one before
+    if terminal:
         print("\033[2J", end="")  # noqa: T201
+    before = ""
     while True:
         report, running = read_status(options.state), running_agent(options.state) is not None
         if options.json:
             print(json.dumps({"running": running, **json.loads(report.to_bytes())}, indent=2))  # noqa: T201
         else:
             text = status_text(report, running)
-            print(_in_place(text) if options.watch else text, flush=True)  # noqa: T201
+            if terminal or text != before:
+                print(_in_place(text) if terminal else text, flush=True)  # noqa: T201
+            before = text
         if not options.watch:
             return 0
         time.sleep(1)

@@ -172,9 +172,20 @@ class TestCommands:
         assert "enrol" in done.stderr
         assert "Traceback" not in done.stderr
 
+    def test_a_reader_that_goes_away_is_no_failure(self, tmp_path):
+        code = "import sys; from wherry_agent import app; sys.exit(app.main(['doctor', '--state', sys.argv[1]]))"
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write, "wb") as closed:
+            command = [sys.executable, "-c", code, str(tmp_path)]
+            done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
     def test_status_without_an_agent_says_so(self, tmp_path, capsys):
         assert app.main(["status", "--state", str(tmp_path)]) == 1
-        assert "this device is not enrolled. Make a join token" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "this device is not enrolled.\n  Next: Make a join token" in said
+        assert said.endswith("\n  Code: not_found (wherry explain not_found)\n")
         (tmp_path / "identity").mkdir()
         (tmp_path / "identity/device.json").write_text("{}")
         assert app.main(["status", "--state", str(tmp_path)]) == 1
