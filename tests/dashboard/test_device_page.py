@@ -15,13 +15,16 @@ from wherry.messages import (
     HostSample,
     LogsRequest,
     Problem,
+    ReleaseRef,
     SlotSample,
     UpdateLock,
     parse_command,
 )
 from wherry.questions import Check, DiagnoseReply, LogLine, LogsReply
+from wherry_server.dashboard.timeline import compare
 from wherry_server.domain.histogram import BINS
 from wherry_server.store.schema import Audit, Outbox
+from wherry_server.store.swap_views import Answered
 
 LENGTHS = (("admitted", 1), ("fetching", 48), ("staging", 9), ("starting", 6), ("probing", 14), ("switching", 1))
 GATES = [
@@ -153,6 +156,26 @@ def test_what_the_hardware_tells_is_shown(updated, open_page):
         expect(meters).to_contain_text(told)
     expect(meters).to_contain_text("Slowednot now; since boot by over-current")
     expect(meters.get_by_role("progressbar", name="GPU memory")).to_have_attribute("value", "10")
+
+
+@pytest.mark.parametrize(
+    ("requests", "told"),
+    [(30, "300 % slower"), (29, "too few requests to compare"), (2, "too few requests to compare")],
+)
+def test_a_handful_of_requests_is_not_compared(requests, told):
+    refs = [ReleaseRef(model="v", version=str(n), counter=n, digest=f"sha256:{n}" + "0" * 63) for n in (1, 2)]
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    report = DeploymentReport(
+        id="x", slot="main", release=refs[1], previous=refs[0], sequence=1, phase="committed", started=now,
+        updated=now, phases=[("switching", now), ("soaking", now), ("committed", now)],
+    )  # fmt: skip
+
+    def ask(_slot, release, _begin, _end):
+        old = release == refs[0]
+        return Answered(500 if old else requests, 0, 10_000 if old else 40_000, 20_000)
+
+    found = compare(report, now + timedelta(minutes=5), ask)
+    assert found[0].change == told
 
 
 def test_deployments_show_phases_gates_and_what_changed(updated, open_page):

@@ -15,6 +15,8 @@ from wherry_server.store.swap_views import Answered
 SCALE = 1000
 _LEAST = 4
 """A phase is drawn at least so wide, of SCALE."""
+ENOUGH = 30
+"""Requests on each side of a swap from which on they are compared."""
 COMPARED = timedelta(minutes=30)
 """How long before and after a swap is compared."""
 _AFTER_SWAP = ("soaking", "committing", "committed")
@@ -171,12 +173,28 @@ def compare(report: DeploymentReport, now: datetime, ask: Ask) -> list[Compariso
     after = ask(report.slot, report.release, at, min(at + COMPARED, now))
     if not (before.requests + before.failures and after.requests + after.failures):
         return []
+    if min(window.requests + window.failures for window in (before, after)) < ENOUGH:
+        return [
+            _few("p50", before.p50_us, after.p50_us),
+            _few("p95", before.p95_us, after.p95_us),
+            _counts(before, after),
+        ]
     return [
         _latency("p50", before.p50_us, after.p50_us),
         _latency("p95", before.p95_us, after.p95_us),
         _error_rate(before, after),
-        Comparison("requests", words.number(before.requests), words.number(after.requests), "", "quiet"),
+        _counts(before, after),
     ]
+
+
+def _counts(before: Answered, after: Answered) -> Comparison:
+    return Comparison("requests", words.number(before.requests), words.number(after.requests), "", "quiet")
+
+
+def _few(name: str, before: int | None, after: int | None) -> Comparison:
+    """Numbers that no verdict can be drawn from."""
+    few = "too few requests to compare"
+    return Comparison(name, words.milliseconds(before), words.milliseconds(after), few, "quiet")
 
 
 def _latency(name: str, before: int | None, after: int | None) -> Comparison:
