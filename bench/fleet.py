@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import statistics
 import time
 import urllib.error
@@ -20,6 +19,7 @@ import psutil
 from inference import FEATURES, tiny_model
 from lab import ROOT, Lab, Ports
 from load import Load
+from ports import free_port
 
 from wherry.tensors import tensor_from_values
 
@@ -68,9 +68,7 @@ def roll_out(lab: Lab, version: str) -> float:
 def bare(lab: Lab, image: dict[str, Any]) -> float:
     """`docker pull` + `docker run` + first ready answer of the same image; then it is removed again."""
     reference = f"{image['repository']}@{image['digest']}"
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     began = time.monotonic()
     lab.run("docker", "pull", "-q", reference)
     name = lab.run(

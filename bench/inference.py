@@ -19,6 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
+
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "bench"
 ROUNDS, REQUESTS = 6, 400
@@ -59,13 +61,6 @@ def model_folder(model: Path) -> Path:
     (folder / "model.json").write_text(json.dumps(document))
     model.write_bytes((folder / "model.onnx").read_bytes())
     return folder.parent
-
-
-def free_port() -> int:
-    """A port that nothing uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Client:

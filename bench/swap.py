@@ -23,8 +23,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from inference import free_port  # noqa: E402  the lab's folder must be on the path first
 from lab import Lab, LabError, Ports  # noqa: E402
+from ports import free_port  # noqa: E402  the lab's folder must be on the path first
 from swap_figures import Recording, Window, bad_release_figures, swap_figures  # noqa: E402
 from swap_load import under_load  # noqa: E402
 from swap_methods import Compose, Method, StartBeside, StopAndRun, Unavailable, wait_until  # noqa: E402

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from inference import free_port
 from lab import Lab
+from ports import free_port
 from swap_load import MODEL, sample
 
 from wherry.tensors import HEADER_LENGTH, decode_response, encode_request

@@ -73,7 +73,7 @@ def first_rollout() -> dict[str, Any]:
 
 def pages() -> dict[str, Any]:
     """Ask every page of a server with 10,000 devices, as a browser without scripts would."""
-    from inference import free_port
+    from ports import free_port
     from seed import seed
 
     from wherry_server.app import Bell, https_server, make_context

@@ -1,6 +1,8 @@
 """Ports for labs and tests, from below the range that the kernel gives to outgoing connections.
 
-A port that was free a second ago then stays free until it is used, whatever connects meanwhile.
+A port that was free a second ago then stays free until it is used, whatever connects meanwhile. (Within that range, who
+asks a port of this machine again and again until somebody answers may be given that very port to ask from, reaches
+himself, and keeps the server from ever listening there.)
 """
 
 from __future__ import annotations
@@ -26,3 +28,8 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise OSError(f"no {count} free ports between {_FIRST} and {_LAST}")
+
+
+def free_port() -> int:
+    """A loopback port that nothing uses now."""
+    return free_ports(1)[0]

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from ports import free_port  # noqa: E402  every room's tests import it by this path
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +39,7 @@ def _listens(port: int) -> bool:
 
 def serve_registry(folder: Path, more: str = "") -> tuple[subprocess.Popen[bytes], str]:
     """Start a real OCI registry that keeps its blobs in a folder; its process and HOST:PORT."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = folder / "registry.yml"
     config.write_text(
         "version: 0.1\n"

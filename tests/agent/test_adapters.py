@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from agent_fakes import FakeEngine, FakeRoute, World, make_image
+from ports import free_port
 
 from wherry.errors import Conflict, EngineError, NotFound, RegistryError, RouteError, Tampered
 from wherry.profile import RunOptions
@@ -59,12 +60,6 @@ def get(port: int, path: str = "/who") -> str | None:
             return answer.read().decode().strip()
     except (OSError, urllib.error.URLError):
         return None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from ports import free_port
 
 from wherry.mqtt import BrokerSettings
 
@@ -51,12 +52,6 @@ pattern read wherry/v1/d/%u/cmd
 pattern read wherry/v1/d/%u/assign
 pattern write wherry/v1/d/%u/up/#
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -193,7 +188,7 @@ def authority(tmp_path: Path) -> Authority:
 def broker(authority: Authority) -> Iterator[Broker]:
     """A running broker with the access rules of production."""
     authority.issue("broker")
-    broker = Broker(authority, _free_port())
+    broker = Broker(authority, free_port())
     try:
         broker.start()
         yield broker

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from wherry.elements import tensor_from_golden
 from wherry.golden import compare
@@ -63,9 +63,7 @@ def run() -> Iterator[Run]:
     def start(image: PackagedImage, *more: str) -> str:
         if docker("version", check=False).returncode != 0:
             pytest.skip("no Docker engine runs here")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         name, reference = f"wherry-packaging-{port}", f"{image.repository}@{image.digest}"
         started.append((name, reference))
         docker("pull", "--quiet", "--platform", image.platform, reference)

@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from ports import free_port
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import create_engine, text
 
@@ -49,12 +50,6 @@ from wherry_server.store.database import Store
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 POSTGRES = Path("/usr/lib/postgresql")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Clock:

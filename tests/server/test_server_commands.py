@@ -17,6 +17,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from cryptography import x509
+from ports import free_port
 from sqlalchemy import inspect, select, text
 from typer.testing import CliRunner
 
@@ -28,12 +29,6 @@ from wherry_server.pki import Authority
 from wherry_server.store import schema
 from wherry_server.store.database import Store
 from wherry_server.store.schema import Base, Deployment, RecordTotal, ServingSlot
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def call(*words):

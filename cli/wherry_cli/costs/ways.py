@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -50,10 +51,19 @@ class Way(Protocol):
 
 
 def free_port() -> int:
-    """A loopback port that nothing uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A loopback port that nothing uses now, below those that the kernel gives to outgoing connections.
+
+    Whoever asks a port above again and again until somebody answers may be given that port to ask from: it reaches
+    itself, and the server that is to listen there cannot.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311  not a secret
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def end(process: subprocess.Popen[bytes] | None) -> None:
