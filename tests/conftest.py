@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,15 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from ports import free_port  # noqa: E402  every room's tests import it by this path
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Programs under test set theirs; the next test is to find what this one found."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")

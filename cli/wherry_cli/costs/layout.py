@@ -111,6 +111,7 @@ def unpack(image: Image, target: Path, most: int = _MOST_BYTES) -> int:
 
     try:
         target.mkdir(parents=True)
+        target.chmod(0o755)  # the model server is not root, whatever umask this program was started with
         for _, blob in image.layers:
             with tarfile.open(blob) as archive:
                 archive.extractall(target, filter=inside)  # noqa: S202  the filter judges every member

@@ -106,6 +106,7 @@ class Bare:
         """Begin to run; returns at once."""
         for folder in ("proc", "sys", "dev", "tmp"):
             (self._root / folder).mkdir(exist_ok=True)
+            (self._root / folder).chmod(0o1777 if folder == "tmp" else 0o755)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
