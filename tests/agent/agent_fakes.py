@@ -470,6 +470,9 @@ class Killer:
 class Device:
     """A whole agent on a pretended world."""
 
+    worker_type: type[InlineWorker] = InlineWorker
+    aide_type: type[InlineAide] = InlineAide
+
     def __init__(
         self,
         folder: Path,
@@ -499,16 +502,17 @@ class Device:
             FakeEngine(world),
             {"create", "start", "stop", "restart_policy", "remove", "remove_image", "read_file", "inspect"},
         )
-        route, prober = wrap(FakeRoute(world), {"apply"}), FakeProber(world)
+        route, prober = wrap(FakeRoute(world), {"apply"}), wrap(FakeProber(world), set())
         fetcher = wrap(FakeFetcher(world), {"fetch"})
-        self.trust = FakeTrust(self.catalogue, self.stored_withdrawn)
+        self.trust = self.make_trust()
         self.server = Recording()
         patience = Patience(soak_seconds=0, poll_seconds=0.05, alive_seconds=0)
         golden_cases = GoldenCases(engine, prober, 1_000_000)
         examiner = Examiner(engine, prober, patience, FakeHost(world), golden_cases)
         executor = Executor(Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world))
         journal = Journal(self.folder / "journal.db", DEVICE, self.limits)
-        self.worker = InlineWorker(executor, self.queue.append)
+        self.worker = self.worker_type(executor, self.queue.append)
+        self.aide = self.aide_type()
         self.worker.hold_at = self.hold_at
         ports = Ports(
             engine, route, FakeHost(world), prober, self.trust, self.server, self.server, self.server, self.lock,
@@ -517,11 +521,14 @@ class Device:
         policy = Policy("generic-amd64", limits=self.limits, **self.policy)
         self.statuses: list[StateReport] = []
         self.reconciler = Reconciler(
-            wrap(journal, {"apply", "begin"}), ports, policy, self.worker, InlineAide(), self.statuses.append
+            wrap(journal, {"apply", "begin"}), ports, policy, self.worker, self.aide, self.statuses.append
         )
         self.journal = journal
         self.reconciler.start()
         self.put(Tick())
+
+    def make_trust(self) -> FakeTrust:
+        return FakeTrust(self.catalogue, self.stored_withdrawn)
 
     def put(self, event: Event) -> None:
         self.worker.hold_at = self.hold_at
