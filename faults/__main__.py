@@ -1,27 +1,29 @@
 """`make faults`: the sweep. Prints a table and writes build/faults.json; started again, it goes on where it was.
 
 Everything runs in network and mount namespaces of its own, with a container engine of its own: nothing that runs on
-this machine is touched.
+this machine is touched. Faults that touch nothing but their own device run beside each other, the others alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from faults import ROOT, clock, crash, disk, engine, mqtt, registry, server
+from faults import ROOT, clock, crash, disk, engine, mqtt, registry, results, server
 from faults.device import Device
+from faults.results import GROUPS, Code
 from faults.rig import Rig
-from faults.sweep import FAULTS, Fault, Row, perform, prove
+from faults.sweep import FAULTS, Fault, perform, prove
 
-GROUPS = ("Crash", "Disk", "Engine", "Registry", "MQTT", "Time", "Server")
 _PARTS = (crash, disk, engine, registry, mqtt, clock, server)
 _INSIDE = "WHERRY_FAULTS_INSIDE"
 
@@ -36,10 +38,10 @@ def main() -> int:
         return 0
     if _INSIDE not in os.environ:
         return _enter_namespaces()
-    done = {} if options.again or options.sample else _earlier(options.out)
-    rows = _sweep([one for one in chosen if _key(one) not in done], options.scale, done, options.out)
-    print("\n" + table(rows))
-    return 0 if all(row["ok"] for row in rows) else 1
+    sweep = _Sweep(options, chosen)
+    sweep.run()
+    print("\n" + results.table(list(sweep.rows.values())))
+    return 0 if all(row["ok"] or row["not_done"] for row in sweep.rows.values()) else 1
 
 
 def _options() -> argparse.Namespace:
@@ -48,7 +50,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sample", action="store_true", help="only a fault or two of each group, scaled down")
     parser.add_argument("--group", choices=GROUPS, help="only this group")
     parser.add_argument("--only", help="only faults whose number and name contain this")
-    parser.add_argument("--again", action="store_true", help="forget what an earlier run has done")
+    parser.add_argument("--again", action="store_true", help="also faults that an earlier run has been through")
+    parser.add_argument("--failed", action="store_true", help="also faults that an earlier run has seen fail")
+    parser.add_argument("--mixed", action="store_true", help="keep rows of other code; the table says so")
     parser.add_argument("--list", action="store_true", help="list the faults and end")
     parser.add_argument("--out", type=Path, default=ROOT / "build/faults.json")
     options = parser.parse_args()
@@ -60,13 +64,9 @@ def _options() -> argparse.Namespace:
 def _wanted(one: Fault, options: argparse.Namespace) -> bool:
     if options.group and one.group != options.group:
         return False
-    if options.only and options.only not in _key(one):
+    if options.only and options.only not in one.key:
         return False
     return bool(one.sample or not options.sample)
-
-
-def _key(one: Fault) -> str:
-    return f"{one.number} {one.name}"
 
 
 def _enter_namespaces() -> int:
@@ -80,99 +80,92 @@ def _enter_namespaces() -> int:
         return subprocess.run(argv, cwd=ROOT, env=environ, check=False).returncode
 
 
-def _earlier(out: Path) -> dict[str, dict[str, Any]]:
-    """Faults that an earlier run has been through."""
-    try:
-        return {row["name"]: row for row in json.loads(out.read_text())["faults"]}
-    except (OSError, ValueError, KeyError):
-        return {}
+class _Sweep:
+    """One run: what is known already, what is to be done, and what came of it.
 
+    Attributes:
+        rows: by the fault's name.
+    """
 
-def _sweep(todo: list[Fault], scale: float, done: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    if not todo:
-        return list(done.values())
-    folder = Path(os.environ[_INSIDE])
-    rig = Rig(folder)
-    try:
-        print(f"starting engine, registry, broker and server in {folder} …", flush=True)
-        rig.start()
-        devices = _devices(rig, {one.device for one in todo})
-        for number, one in enumerate(todo, 1):
-            row = perform(rig, devices[one.device], one, scale)
-            done[row.name] = row.document()
-            print(_line(row, number, len(todo)), flush=True)
-            _write(out, done)
-        if "good" in devices:
-            seen = prove(rig, devices["good"])
-            print(f"proof: of an agent that never commits its journal the sweep says: {seen}", flush=True)
-            if seen is None:
-                raise SystemExit("the sweep noticed nothing of it: its results are worth nothing")
-    finally:
-        rig.stop()
-        logs = out.with_suffix("")
-        shutil.copytree(folder / "log", logs, dirs_exist_ok=True) if (folder / "log").exists() else None
-        shutil.copytree(folder / "lab/log", logs, dirs_exist_ok=True) if (folder / "lab/log").exists() else None
-    return list(done.values())
+    def __init__(self, options: argparse.Namespace, chosen: Sequence[Fault]) -> None:
+        self._options = options
+        self._code = Code.here()
+        self._lock = threading.Lock()
+        self._done = 0
+        kept, old = results.still_true(results.read(options.out), self._code, options.scale)
+        if options.mixed:
+            kept = [*old, *kept]
+        elif old:
+            print(f"{len(old)} rows of {options.out} tell of other code, or of less: these faults begin anew")
+        self.rows = {row["name"]: row for row in kept}
+        self._todo = [one for one in chosen if self._is_due(one)]
+
+    def _is_due(self, one: Fault) -> bool:
+        row = self.rows.get(one.key)
+        return row is None or self._options.again or (self._options.failed and not row["ok"])
+
+    def _device(self, one: Fault) -> str:
+        return "good" if self._options.sample and one.device == "other" else one.device
+
+    def run(self) -> None:
+        """Inject every fault that is due."""
+        if not self._todo:
+            return
+        folder = Path(os.environ[_INSIDE])
+        rig = Rig(folder)
+        try:
+            print(f"starting engine, registry, broker and server in {folder} …", flush=True)
+            rig.start()
+            devices = _devices(rig, {self._device(one) for one in self._todo})
+            self._beside_each_other(rig, devices)
+            for one in self._todo:
+                if not one.apart:
+                    self._perform(rig, devices[self._device(one)], one)
+            if "good" in devices:
+                seen = prove(rig, devices["good"])
+                print(f"proof: of an agent that never commits its journal the sweep says: {seen}", flush=True)
+                if seen is None:
+                    raise SystemExit("the sweep noticed nothing of it: its results are worth nothing")
+        finally:
+            rig.stop()
+            for logs in (folder / "log", folder / "lab/log"):
+                if logs.exists():
+                    shutil.copytree(logs, self._options.out.with_suffix(""), dirs_exist_ok=True)
+
+    def _beside_each_other(self, rig: Rig, devices: dict[str, Device]) -> None:
+        """Faults that touch their own device only: a thread for each device."""
+
+        def lane(name: str) -> None:
+            for one in self._todo:
+                if one.apart and self._device(one) == name:
+                    self._perform(rig, devices[name], one)
+
+        with ThreadPoolExecutor() as threads:
+            for ended in [threads.submit(lane, name) for name in devices]:
+                ended.result()
+
+    def _perform(self, rig: Rig, device: Device, one: Fault) -> None:
+        row = perform(rig, device, one, self._options.scale)
+        found = replace(row, commit=self._code.commit, code=self._code.digest).document()
+        with self._lock:
+            self._done += 1
+            self.rows[one.key] = found
+            print(results.line(found, self._done, len(self._todo)), flush=True)
+            results.write(self._options.out, self.rows.values())
 
 
 def _devices(rig: Rig, names: set[str]) -> dict[str, Device]:
     """The devices that the faults befall, each at the moment when version 1 had just been committed."""
     found = {}
     for name in sorted(names):
-        device = Device(rig, f"faults-{name}", soak=0.2 if name == "good" else 2)
+        device = Device(rig, f"faults-{name}", soak=2 if name == "wrong" else 0.2)
         device.enrol()
         device.begin()
         found[name] = device
     rig.back_up_server()
     for name, device in found.items():
-        device.want("2" if name == "good" else "3")
+        device.want("3" if name == "wrong" else "2")
     return found
-
-
-def _line(row: Row, number: int, total: int) -> str:
-    mark = "ok    " if row.ok else "FAILED"
-    return (
-        f"[{number}/{total}] {mark} {row.group} {row.name}: {row.injections} injections, {row.kill_points} kills, "
-        f"{row.checks} checks, {row.failed_requests} of {row.sent} requests failed, {row.wrong_answers} wrong "
-        f"({row.seconds:.0f} s)" + ("" if row.ok else f"\n    {row.outcome}")
-    )
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """What was injected and what came of it, group by group."""
-    head = ("fault", "group", "inject.", "kills", "checks", "sent", "failed", "wrong", "outcome")
-    lines = [head]
-    for row in sorted(rows, key=lambda row: (GROUPS.index(row["group"]), int(row["name"].split()[0]))):
-        outcome = ("" if row["ok"] else "FAILED: ") + row["outcome"]
-        if row["ok"] and row["failed_requests"]:
-            outcome += f" ({row['excuse']})"
-        lines.append(
-            (row["name"], row["group"], *(str(row[key]) for key in ("injections", "kill_points", "checks", "sent",
-             "failed_requests", "wrong_answers")), outcome[:110])
-        )  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
-    text = [
-        "  ".join(
-            cell.rjust(width) if 2 <= column <= 7 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, [*widths, 0], strict=True))
-        )
-        for line in lines
-    ]
-    total = {key: sum(row[key] for row in rows) for key in ("injections", "kill_points", "checks", "failed_requests",
-                                                            "wrong_answers", "sent")}  # fmt: skip
-    text.append(
-        f"\n{len(rows)} faults, {total['injections']} injections, {total['kill_points']} kill points, "
-        f"{total['checks']} invariant checks; {total['failed_requests']} of {total['sent']} requests failed, "
-        f"{total['wrong_answers']} answers were wrong; {sum(not row['ok'] for row in rows)} faults failed"
-    )
-    return "\n".join(line.rstrip() for line in text)
-
-
-def _write(out: Path, done: dict[str, dict[str, Any]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_suffix(".new")
-    fresh.write_text(json.dumps({"faults": list(done.values())}, indent=1) + "\n")
-    fresh.replace(out)
 
 
 if __name__ == "__main__":

@@ -6,116 +6,176 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from faults import lost_writes
 from faults.device import HOOKED, PROGRAM
-from faults.sweep import Run, fault
+from faults.sweep import ENGINE_RESTARTS, NotHereError, Run, fault
 
 SYSCALLS = ("fdatasync", "fsync", "rename", "unlink", "pwrite64")
-_RECOVERY_POINTS = 110
-"""How far a life that only recovers gets, roughly."""
+_WAYS_LIVES = 30
+"""Lives after which a device gets the time to converge, and all is looked at."""
 
 
-def _live(run: Run, point: int, seconds: float = 45, lost: str = "") -> str | None:
-    """One life of the agent that is killed at a point; the point's label, or None when it did not come so far."""
-    log = run.rig.folder / f"{run.device.name}.points"
-    log.unlink(missing_ok=True)
-    env = {"WHERRY_FAULT_POINT": str(point), "WHERRY_FAULT_LOG": str(log), "WHERRY_FAULT_LOST": lost}
-    run.device.start(HOOKED, env)
-    deadline = time.monotonic() + seconds
-    while run.device.alive and time.monotonic() < deadline:
-        if run.device.settled("1" if run.device.wanted == "3" else "2") and _passed(log) < point:
-            break
-        time.sleep(0.1)
-    if run.device.alive:
-        run.device.kill()
-        return None
-    if _passed(log) != point:
-        run.problem(f"the agent ended by itself at point {_passed(log)}: {run.device.tail()}")
-    run.hit(kill=True)
-    run.died()
-    return log.read_text().splitlines()[-1]
+@dataclass(frozen=True)
+class _Course:
+    """From version 1 to where the device is to end.
+
+    Attributes:
+        expected: the version that serves in the end.
+        settled: deadline of one life, in seconds.
+    """
+
+    run: Run
+    expected: str
+    settled: float = 45
+
+    @property
+    def log(self) -> Path:
+        """Where a life writes the points that it passes."""
+        return self.run.rig.folder / f"{self.run.device.name}.points"
+
+    @property
+    def deaths(self) -> Path:
+        """The points at which the agent has died in this fault."""
+        return self.run.rig.folder / f"{self.run.device.name}.deaths"
+
+    def passed(self) -> list[str]:
+        """Points that the last life passed."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def live(self, env: Mapping[str, str]) -> str | None:
+        """One life that is to be killed at a point; the point's key, or None when it converged before it."""
+        run, device = self.run, self.run.device
+        self.log.unlink(missing_ok=True)
+        device.start(HOOKED, {"WHERRY_FAULT_LOG": str(self.log), **env})
+        deadline = time.monotonic() + self.settled
+        while device.alive and time.monotonic() < deadline and not device.settled(self.expected):
+            time.sleep(0.03)
+        if device.alive:
+            device.kill()
+            return None
+        if device.ended != -signal.SIGKILL:
+            run.problem(f"the agent ended by itself with {device.ended}: {device.tail()}")
+        run.hit(kill=True)
+        run.died()
+        return self.passed()[-1]
+
+    def single(self, env: Mapping[str, str]) -> str | None:
+        """One death, one recovery, and everything is looked at."""
+        self.run.device.restore()
+        with self.run.loaded():
+            died = self.live(env)
+            self.recover(f"after being killed at {died}")
+        return died
+
+    def recover(self, when: str) -> None:
+        """A life that may go to its end."""
+        self.run.device.start()
+        self.run.converge(self.expected, when=when)
+        self.run.device.kill()
+
+    def walk(self, share: float) -> None:
+        """From life to life: each dies at the first point at which none has died, and the next goes on from there.
+
+        Ends when every point of a share of all has had its death.
+        """
+        self.deaths.write_text("")
+        env = {"WHERRY_FAULT_DEATHS": str(self.deaths), "WHERRY_FAULT_SHARE": f"{share:.3f}"}
+        lives = _WAYS_LIVES
+        while lives == _WAYS_LIVES:
+            self.run.device.restore()
+            with self.run.loaded():
+                for lives in range(1, _WAYS_LIVES + 1):  # noqa: B007
+                    died = self.live(env)
+                    if died is None:
+                        break
+                    with self.deaths.open("a") as file:
+                        file.write(died + "\n")
+                self.recover(f"after {lives} lives, the last killed at {died}")
 
 
-def _passed(log: Path) -> int:
-    try:
-        return log.read_bytes().count(b"\n")
-    except OSError:
-        return 0
+def _every(run: Run, expected: str, share: float) -> None:
+    """A life that is not killed shows which points there are; then one is killed at each, and recovers."""
+    course = _Course(run, expected)
+    course.single({})
+    keys = list(dict.fromkeys(key for key in course.passed() if int(key.rpartition(" ")[2]) <= 1))
+    stride = max(1, round(1 / (share * run.scale)))
+    first = random.Random(run.row.name).randrange(stride)
+    reached = [course.single({"WHERRY_FAULT_AT": key}) for key in keys[first::stride]]
+    died = [key for key in reached if key]
+    run.expect(bool(died), f"of {len(keys)} points that a life passed none was reached again")
+    run.row.outcome = f"converged after a death at each of {len(set(died))} of {len(keys)} points of a swap"
 
 
-def points(run: Run, last: int, step: int = 1) -> Iterator[int]:
-    """Numbers of points, spread evenly over all of them when the sweep is scaled down."""
-    stride = max(step, round(step / run.scale))
-    if run.scale < 0.05:
-        last = min(last, stride)  # the sample: one point, another with every change of the stride
-    yield from range(1 + random.Random(run.row.name).randrange(min(stride, 60)), last + 1, stride)
+def _walk(run: Run, expected: str) -> None:
+    course = _Course(run, expected)
+    course.walk(run.scale)
+    keys = course.deaths.read_text().splitlines()
+    phases = {key.partition(" | ")[0] for key in keys}
+    run.row.outcome = f"converged after a death at each of {len(set(keys))} points in {len(phases)} phases"
 
 
-def _chain(run: Run, chain: Sequence[int], expected: str) -> bool:
-    """Lives that each die at their point, then one that converges; whether the first one came to its point."""
-    run.device.restore()
-    with run.loaded():
-        reached = [_live(run, point) for point in chain]
-        run.device.start()
-        run.converge(expected, when=f"after being killed at {reached}")
-    run.device.kill()
-    return reached[0] is not None
-
-
-def _sweep(run: Run, expected: str, step: int, recoveries: int, last: int = 400) -> None:
-    """Killed at every point; and `recoveries` times again while recovering from it."""
-    for number, point in enumerate(points(run, last, step)):
-        again = [1 + (number * 37 + extra * 53) % _RECOVERY_POINTS for extra in range(recoveries)]
-        if not _chain(run, [point, *again], expected):
-            break
-
-
-@fault("Crash", 2, "SIGKILL at every call and commit, good release", sample=True)
+@fault("Crash", 2, "SIGKILL at every call and commit, good release")
 def every_point(run: Run) -> None:
-    """SIGKILL before and after each engine call, nft call, probe, commit, fsync, rename and unlink of a swap."""
-    _sweep(run, "2", step=2, recoveries=0)
+    """SIGKILL before and after engine, nft and probe calls, commits, fsyncs, renames and unlinks of a swap."""
+    _every(run, "2", share=0.5)
 
 
 @fault("Crash", 2, "SIGKILL at every call and commit, wrong release", device="wrong")
 def every_point_wrong(run: Run) -> None:
     """The same while a release that answers wrongly is tried and rolled back."""
-    _sweep(run, "1", step=2, recoveries=0)
+    _every(run, "1", share=0.5)
 
 
-@fault("Crash", 3, "SIGKILL again during recovery")
+@fault("Crash", 3, "SIGKILL again during recovery", sample=True)
 def recovery(run: Run) -> None:
-    """Killed at a point of a swap, then four times again at points of the recovery."""
-    _sweep(run, "2", step=4, recoveries=4)
+    """The agent dies at every point of every phase, each life a recovery from the death before."""
+    _walk(run, "2")
 
 
 @fault("Crash", 3, "SIGKILL again during roll-back", device="wrong")
 def recovery_wrong(run: Run) -> None:
     """The same with a release that answers wrongly."""
-    _sweep(run, "1", step=4, recoveries=4)
+    _walk(run, "1")
 
 
 @fault("Crash", 4, "crash loop x50")
 def loop(run: Run) -> None:
     """Fifty lives in a row, each killed at one of the first hundred points."""
-    count = max(3, round(50 * run.scale))
-    _chain(run, [1 + (life * 29) % 100 for life in range(count)], "2")
+    course = _Course(run, "2")
+    run.device.restore()
+    with run.loaded():
+        for life in range(max(3, round(50 * run.scale))):
+            course.live({"WHERRY_FAULT_POINT": str(1 + (life * 29) % 100)})
+        course.recover("after the crash loop")
 
 
-@fault("Crash", 1, "SIGKILL at every fsync, rename, unlink and write")
+@fault("Crash", 1, "SIGKILL at every fsync, rename, unlink and write", device="other")
 def syscalls(run: Run) -> None:
-    """Strace kills the unchanged program at the N-th system call of a kind, SQLite's own included."""
+    """Strace kills the unchanged program at the N-th system call of a kind, SQLite's own included, up to 20."""
+    chains = max(1, round(5 * run.scale))
     for call in SYSCALLS:
-        for number in range(1, max(2, round(21 * run.scale))):
-            run.device.restore()
-            with run.loaded():
-                if not _traced(run, call, number):
-                    break
-                run.device.start()
-                run.converge("2", when=f"after {call} {number}")
-            run.device.kill()
+        for first in range(1, chains + 1):
+            if not _traced_chain(run, call, range(first, 21, 5)):
+                break
+
+
+def _traced_chain(run: Run, call: str, numbers: Sequence[int]) -> bool:
+    """Lives that each die at their call, the next going on from there; whether the first one came so far."""
+    run.device.restore()
+    reached: list[int] = []
+    with run.loaded():
+        for number in numbers:
+            if not _traced(run, call, number):
+                break
+            reached.append(number)
+        run.device.start()
+        run.converge("2", when=f"after {call} {reached}")
+    run.device.kill()
+    return bool(reached)
 
 
 def _traced(run: Run, call: str, number: int) -> bool:
@@ -127,42 +187,52 @@ def _traced(run: Run, call: str, number: int) -> bool:
         if run.device.settled("2"):
             lost_writes.end_traced(run.device)
             return False
-        time.sleep(0.1)
+        time.sleep(0.05)
     lost_writes.end_traced(run.device)
     run.hit(kill=True)
     run.died()
     return True
 
 
-@fault("Crash", 5, "power cut: unsynced writes lost", sample=True)
+@fault("Crash", 5, "power cut: unsynced writes lost", device="other", sample=True)
 def unsynced(run: Run) -> None:
     """Killed at the N-th sync; the state folder holds what was synced, and a random subset of the rest."""
     _power_cuts(run, torn=False)
 
 
-@fault("Crash", 6, "power cut: torn writes")
+@fault("Crash", 6, "power cut: torn writes", device="other")
 def torn(run: Run) -> None:
     """The same, and the last write that was not synced is on the disk by half."""
     _power_cuts(run, torn=True)
 
 
 def _power_cuts(run: Run, torn: bool) -> None:
+    """Three cuts on the way from one version to the next, the first at each of the first fifteen syncs."""
+    chance = random.Random(run.row.name)
     for number in range(1, max(2, round(16 * run.scale))):
-        for seed in range(max(1, round(3 * run.scale))):
-            run.device.restore()
-            with run.loaded():
-                cut = lost_writes.PowerCut(run.device, torn, random.Random(f"{number}/{seed}"))
-                if not cut.run_until("fdatasync", number):
-                    return
-                run.hit(kill=True)
-                cut.lose()
-                run.died()
-                run.device.start()
-                run.converge("2", when=f"after a power cut at sync {number}, seed {seed}, which lost {cut.lost}")
-            run.device.kill()
+        run.device.restore()
+        with run.loaded():
+            cuts = [number, *(chance.randint(1, 8) for _ in range(2 if run.scale > 0.05 else 0))]
+            lost = [_cut(run, torn, at, chance) for at in cuts]
+            run.device.start()
+            run.converge("2", when=f"after power cuts at syncs {cuts}, which lost {lost}")
+        run.device.kill()
+        if lost[0] is None:
+            return
 
 
-@fault("Crash", 7, "SIGSTOP and SIGCONT in every phase")
+def _cut(run: Run, torn: bool, number: int, chance: random.Random) -> int | None:
+    """One power cut; how many writes were lost, or None when the agent converged before it."""
+    cut = lost_writes.PowerCut(run.device, torn, chance)
+    if not cut.run_until("fdatasync", number):
+        return None
+    run.hit(kill=True)
+    cut.lose()
+    run.died()
+    return cut.lost
+
+
+@fault("Crash", 7, "SIGSTOP and SIGCONT in every phase", device="other")
 def stopped(run: Run) -> None:
     """The agent is stopped for a while at different moments of a swap. Ten minutes once in the full sweep."""
     for wait in (0.5, 1.5, 2.5, 4.0):
@@ -176,7 +246,10 @@ def stopped(run: Run) -> None:
 @fault("Crash", 8, "OOM kill of the agent")
 def oom_agent(run: Run) -> None:
     """The agent starts in a memory group that is too small for it, until the kernel has killed it."""
-    group = Path("/sys/fs/cgroup/memory") / f"wherry-faults-{os.getpid()}"
+    memory = Path("/sys/fs/cgroup/memory")
+    if not (memory / "memory.limit_in_bytes").exists():
+        raise NotHereError("this machine has no memory controller of control groups version 1")
+    group = memory / f"wherry-faults-{os.getpid()}"
     group.mkdir(exist_ok=True)
     try:
         for limit in (24, 32, 40):
@@ -196,7 +269,7 @@ def oom_agent(run: Run) -> None:
         group.rmdir()
 
 
-@fault("Crash", 8, "OOM kill of the model", excuse="the only model is dead until the engine has started it again")
+@fault("Crash", 8, "OOM kill of the model", excuse=ENGINE_RESTARTS, seconds=15)
 def oom_model(run: Run) -> None:
     """SIGKILL of the serving process, as the kernel's OOM killer does, while the agent runs and settled."""
     with run.swap() as device:
@@ -205,6 +278,6 @@ def oom_model(run: Run) -> None:
             serving = device.container("2")
             assert serving is not None
             state = run.rig.engine.api.inspect_container(serving["id"])["State"]
-            os.kill(state["Pid"], signal.SIGKILL)
             run.hit()
+            os.kill(state["Pid"], signal.SIGKILL)
             time.sleep(3)

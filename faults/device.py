@@ -19,10 +19,11 @@ from typing import Any
 import docker
 from lab import ROOT, SYSTEM_PATH, LabError
 from load import Load
+from ports import free_port
 
 from faults import releases
 from faults.proxy import Proxy
-from faults.rig import Rig, eventually, free_port, read_json
+from faults.rig import Rig, eventually, read_json
 from wherry.tensors import Tensor, tensor_from_values
 from wherry_agent.route.kernel import KernelRoute
 
@@ -63,6 +64,7 @@ class Device:
         lives: agents started.
         wanted: the version that the server wants here; until it was tried, nothing counts as settled.
         lost: a call that the agent is made to leave out, to prove that the sweep notices.
+        ended: how the last life ended: its exit code, or the signal as a negative number.
     """
 
     def __init__(self, rig: Rig, name: str, soak: float) -> None:
@@ -80,6 +82,7 @@ class Device:
         self.lives = 0
         self.wanted = ""
         self.lost = ""
+        self.ended: int | None = None
         self._agent: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._settings = f"{SETTINGS}soak_seconds = {soak}\n"
@@ -136,7 +139,10 @@ class Device:
     @property
     def alive(self) -> bool:
         """Whether the agent runs."""
-        return self._agent is not None and self._agent.poll() is None
+        if self._agent is None:
+            return False
+        self.ended = self._agent.poll()
+        return self.ended is None
 
     @property
     def pid(self) -> int:

@@ -13,35 +13,37 @@ import docker
 
 from faults.proxy import Trouble
 from faults.rig import eventually
-from faults.sweep import Run, fault
+from faults.sweep import ENGINE_RESTARTS, Run, fault
 
-_DEAD = "the engine takes its containers with it, or is needed to bring them back"
+_DEAD = "the engine takes its containers with it, and then brings them back"
 
 
-@fault("Engine", 17, "kill -9 of dockerd", excuse=_DEAD)
+@fault("Engine", 17, "kill -9 of dockerd", excuse=_DEAD, seconds=20)
 def killed(run: Run) -> None:
     """SIGKILL of the private dockerd at different moments of a swap; it is started again after a second."""
     for wait in (0.5, 2.0, 4.0, 12.0)[: max(1, round(4 * run.scale))]:
         with run.swap(seconds=150):
             time.sleep(wait)
-            run.rig.engine.send(signal.SIGKILL)
             run.hit()
+            run.rig.engine.send(signal.SIGKILL)
             time.sleep(1)
             run.rig.engine.start()
+            run.over()
 
 
-@fault("Engine", 18, "down at boot", excuse=_DEAD)
+@fault("Engine", 18, "down at boot", excuse=_DEAD, seconds=20)
 def down(run: Run) -> None:
     """The agent starts while dockerd is dead; it comes five seconds later."""
     with run.swap(start=False, seconds=150) as device:
-        run.rig.engine.send(signal.SIGKILL)
         run.hit()
+        run.rig.engine.send(signal.SIGKILL)
         device.start()
         time.sleep(5)
         run.expect(device.alive, f"the agent ended without an engine: {device.tail()}")
         problem = device.status.get("problem")
         run.expect(bool(problem), "it does not say that the engine is down")
         run.rig.engine.start()
+        run.over()
 
 
 @fault("Engine", 19, "hung")
@@ -109,16 +111,16 @@ def image_deleted(run: Run) -> None:
             time.sleep(0.7)
 
 
-@fault("Engine", 21, "known-good deleted by someone", excuse="the only model was deleted")
+@fault("Engine", 21, "known-good deleted by someone", excuse="the only model was deleted", seconds=30)
 def known_good_deleted(run: Run) -> None:
     """Container and image of the serving known-good are removed by hand: the agent fetches and starts it again."""
     with run.swap() as device:
         device.wait("2")
         found = device.container("2")
         assert found is not None
+        run.hit()
         run.rig.engine.api.remove_container(found["id"], force=True)
         device.drop_image("2")
-        run.hit()
 
 
 @fault("Engine", 22, "foreign container with our name")
@@ -175,7 +177,7 @@ def dies(run: Run) -> None:
     _broken_release(run, "dies")
 
 
-@fault("Engine", 23, "flapping", excuse="the only model is dead until the engine has started it again")
+@fault("Engine", 23, "flapping", excuse=ENGINE_RESTARTS, seconds=20)
 def flapping(run: Run) -> None:
     """The serving container is killed five times in a row."""
     with run.swap(seconds=150) as device:
@@ -184,8 +186,8 @@ def flapping(run: Run) -> None:
             found = device.container("2")
             if found and found["running"]:
                 with contextlib.suppress(docker.errors.APIError):  # it may be dead by now
-                    run.rig.engine.api.kill(found["id"])
                     run.hit()
+                    run.rig.engine.api.kill(found["id"])
             time.sleep(1)
 
 
@@ -202,15 +204,15 @@ def lies(run: Run) -> None:
     _broken_release(run, "3")
 
 
-@fault("Engine", 24, "known-good hangs", excuse="the only model hangs until it is started anew")
+@fault("Engine", 24, "known-good hangs", excuse="the only model hangs until it is started anew", seconds=30)
 def paused(run: Run) -> None:
     """The serving container is paused: it runs and does not answer."""
     with run.swap(seconds=150) as device:
         device.wait("2")
         found = device.container("2")
         assert found is not None
-        run.rig.engine.api.pause(found["id"])
         run.hit()
+        run.rig.engine.api.pause(found["id"])
         time.sleep(1)
 
 

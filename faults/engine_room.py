@@ -82,6 +82,12 @@ class Engine:
         if sign in (signal.SIGKILL, signal.SIGTERM) and self._process is not None:
             self._process.wait(30)
 
+    def mend(self) -> None:
+        """Have it run, whatever a fault did to it."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        self.send(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it, and the containers with it."""
         if self._process is None or self._process.poll() is not None:

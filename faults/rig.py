@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,19 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lab import Lab, LabError, Ports
+from ports import free_ports
 
 from faults import releases
 from faults.engine_room import Engine
 from faults.proxy import Proxy, Trouble
 
 MODEL = releases.MODEL
-
-
-def free_port() -> int:
-    """A port that nothing uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def eventually(condition: Callable[[], Any], seconds: float, otherwise: str, pause: float = 0.05) -> Any:
@@ -91,10 +84,10 @@ class Rig:
         """Start all parts and publish the two good versions."""
         self.engine = Engine(self.folder / "engine")
         self.engine.start()
-        ports = Ports(free_port(), free_port(), free_port(), free_port())
+        ports = Ports.free()
         self.lab = FaultLab(self.folder / "lab", ports)
-        self.lab.real_registry, self.lab.docker_host = free_port(), f"unix://{self.engine.socket}"
-        self.server_port, self.broker_port = free_port(), free_port()
+        self.lab.docker_host = f"unix://{self.engine.socket}"
+        self.lab.real_registry, self.server_port, self.broker_port = free_ports(3)
         lab = self.lab
         lab.start_registry()
         self.registry = Proxy(ports.registry, lab.real_registry)
@@ -122,6 +115,16 @@ class Rig:
         """No trouble between the parts any more."""
         for proxy in (self.registry, self.server, self.broker):
             proxy.trouble(None)
+
+    def mend(self) -> None:
+        """What a fault has left dead or stopped runs again, so that it does not befall the next one."""
+        self.engine.mend()
+        lab = self.lab
+        for name, start in (
+            ("registry", lab.start_registry), ("broker", lab.start_broker), ("server", lab.start_server)
+        ):  # fmt: skip
+            if lab.pid(name) is None:
+                start()
 
     def cut_network(self) -> None:
         """The device reaches nobody: registry, server and broker refuse."""

@@ -15,33 +15,53 @@ from faults import checks
 from faults.device import Device
 from faults.rig import Rig
 
+ENGINE_RESTARTS = "the only model is dead until the engine has started it again"
+_BEFORE = 1.0
+"""A request may have been sent so long before the injection that made it fail."""
+
+
+class NotHereError(Exception):
+    """This machine lacks what a fault is brought about with; the text says what."""
+
 
 @dataclass
 class Row:
     """What came of one fault.
 
     Attributes:
+        ok: it came about, the device converged, and all that was looked at held.
+        not_done: why it could not be brought about on this machine; then it is not ok either.
         injections: how often the fault was brought about.
         kill_points: how often the agent was killed at a chosen point.
         checks: invariants that were looked at.
-        excuse: why requests may fail under this fault; without one, a failed request fails the fault.
+        failed_requests: all of them.
+        failed_by_fault: those of them that the fault itself made fail, as `allowed` says; any other fails the row.
+        allowed: which requests may fail under this fault, and why; empty for none.
+        longest_gap_ms: between two good answers.
         outcome: in words.
+        scale, commit, code: how much of the fault was tried, and on what code (see `results.Code`).
     """
 
     name: str
     group: str
     means: str
     ok: bool = True
+    not_done: str = ""
     injections: int = 0
     kill_points: int = 0
     checks: int = 0
     sent: int = 0
     failed_requests: int = 0
+    failed_by_fault: int = 0
     wrong_answers: int = 0
+    longest_gap_ms: int = 0
     seconds: float = 0.0
-    excuse: str = ""
+    allowed: str = ""
     outcome: str = ""
     problems: list[str] = field(default_factory=list)
+    scale: float = 1.0
+    commit: str = ""
+    code: str = ""
 
     def document(self) -> dict[str, Any]:
         """For build/faults.json."""
@@ -54,7 +74,10 @@ class Fault:
 
     Attributes:
         number: of the catalogue's row.
-        device: which device it befalls ("good" wants version 2, "wrong" a release that answers wrongly).
+        device: which device it befalls ("good" and "other" want version 2, "wrong" a release that answers wrongly).
+        excuse: why requests fail under it that nobody could answer; empty when none may.
+        seconds: how long after each injection they may.
+        apart: it touches its own device only, so that others may have theirs meanwhile.
         sample: whether the short sample has it.
     """
 
@@ -64,21 +87,34 @@ class Fault:
     inject: Callable[[Run], None]
     means: str
     device: str
-    excuse: str
-    sample: bool
+    excuse: str = ""
+    seconds: float = 0.0
+    apart: bool = False
+    sample: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name in the table."""
+        return f"{self.number} {self.name}"
+
+    @property
+    def allowed(self) -> str:
+        """Which requests may fail, in words."""
+        return f"up to {self.seconds:g} s after each injection: {self.excuse}" if self.excuse else ""
 
 
 FAULTS: list[Fault] = []
 
 
 def fault(
-    group: str, number: int, name: str, device: str = "good", excuse: str = "", sample: bool = False
+    group: str, number: int, name: str, device: str = "good", **more: Any
 ) -> Callable[[Callable[[Run], None]], Callable[[Run], None]]:
     """Put a function into the table; its docstring says by what means it brings the fault about."""
 
     def add(inject: Callable[[Run], None]) -> Callable[[Run], None]:
         means = " ".join((inject.__doc__ or "").split())
-        FAULTS.append(Fault(group, number, name, inject, means, device, excuse, sample))
+        more.setdefault("apart", group == "Crash")
+        FAULTS.append(Fault(group, number, name, inject, means, device, **more))
         return inject
 
     return add
@@ -95,14 +131,25 @@ class Run:
         self.rig = rig
         self.device = device
         self.scale = scale
-        self.row = Row(f"{one.number} {one.name}", one.group, one.means, excuse=one.excuse)
+        self.row = Row(one.key, one.group, one.means, allowed=one.allowed, scale=scale)
+        self._excused_seconds = one.seconds
+        self._hurts: list[list[float]] = []
 
     # -- counting ----------------------------------------------------------------------------------------
 
     def hit(self, count: int = 1, kill: bool = False) -> None:
-        """The fault was brought about."""
+        """The fault comes about now."""
         self.row.injections += count
         self.row.kill_points += count if kill else 0
+        self._hurts.append([time.monotonic()] * 2)
+
+    def over(self) -> None:
+        """What came about last ends now: from here on the device has its time to be well again."""
+        self._hurts[-1][1] = time.monotonic()
+
+    def _by_fault(self, at: float) -> bool:
+        """Whether a request that was sent then may fail."""
+        return any(begin - _BEFORE <= at <= end + self._excused_seconds for begin, end in self._hurts)
 
     def problem(self, words: str) -> None:
         """Something that must not be."""
@@ -125,15 +172,21 @@ class Run:
 
     def count(self, load: Load) -> None:
         """Take in what the load generator saw."""
-        wrong = [words for words in load.problems if words.startswith("wrong")]
-        failed = [words for words in load.problems if not words.startswith("wrong")]
+        bad = [answer for answer in load.answers if answer.problem]
+        wrong = [answer for answer in bad if str(answer.problem).startswith("wrong")]
+        failed = [answer for answer in bad if answer not in wrong]
+        excused = [answer for answer in failed if self.row.allowed and self._by_fault(answer.at)]
         self.row.sent += load.sent
         self.row.wrong_answers += len(wrong)
         self.row.failed_requests += len(failed)
+        self.row.failed_by_fault += len(excused)
+        self.row.longest_gap_ms = max(self.row.longest_gap_ms, round(load.longest_gap() * 1000))
         if wrong:
-            self.problem(f"served: {wrong[0]}")
-        if failed and not self.row.excuse:
-            self.problem(f"{len(failed)} requests failed, the first: {failed[0]}")
+            self.problem(f"served: {wrong[0].problem}")
+        if len(failed) > len(excused):
+            first = next(answer for answer in failed if answer not in excused)
+            late = f", {first.at - self._hurts[-1][1]:.1f} s after the fault" if self._hurts else ""
+            self.problem(f"{len(failed) - len(excused)} requests failed, the first{late}: {first.problem}")
 
     # -- the usual courses -------------------------------------------------------------------------------
 
@@ -180,7 +233,6 @@ class Run:
                 if not device.alive:
                     device.start(argv, env)
                 self.converge(expected, seconds)
-                time.sleep(0.3)
         finally:
             device.kill()
             self.rig.heal()
@@ -212,7 +264,7 @@ def prove(rig: Rig, device: Device) -> str | None:
         finally:
             device.lost = ""
 
-    row = perform(rig, device, Fault("Crash", 0, "no journal", swap, "", "good", "", sample=False), 1.0)
+    row = perform(rig, device, Fault("Crash", 0, "no journal", swap, "", "good"), 1.0)
     return None if row.ok else row.outcome
 
 
@@ -224,12 +276,17 @@ def perform(rig: Rig, device: Device, one: Fault, scale: float) -> Row:
         one.inject(run)
         if not run.row.injections:
             run.problem("the fault never came about: nothing is proven")
+    except NotHereError as error:
+        run.row.ok, run.row.not_done = False, str(error)
     except Exception as error:  # one broken fault must not hide the others
         run.problem(f"the sweep itself failed: {type(error).__name__}: {error}"[:1500])
     finally:
         device.kill()
-        rig.heal()
         device.engine.trouble(None)
+        if not one.apart:
+            rig.heal()
+            rig.mend()
     run.row.seconds = round(time.monotonic() - began, 1)
-    run.row.outcome = "; ".join(run.row.problems) if run.row.problems else run.row.outcome or "converged, all held"
+    held = run.row.not_done or run.row.outcome or "converged, all held"
+    run.row.outcome = "; ".join(run.row.problems) if run.row.problems else held
     return run.row

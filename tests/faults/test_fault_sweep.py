@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+import faults.__main__  # noqa: E402, F401  it puts every fault into the table
 from faults import checks, lost_writes  # noqa: E402
-from faults.__main__ import GROUPS  # noqa: E402
+from faults.results import GROUPS  # noqa: E402
 from faults.sweep import FAULTS  # noqa: E402
 
 SYNCED = """\
