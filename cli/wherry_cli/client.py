@@ -210,6 +210,10 @@ class ServerClient:
         """Lock a device out."""
         self._call("DELETE", f"/v1/devices/{device}")
 
+    def remove_device(self, device: str, force: bool) -> None:
+        """Take a device that is gone for good out of the fleet."""
+        self._call("POST", f"/v1/devices/{device}/remove", params={"force": "true" if force else "false"})
+
     def poll_device(self, device: str) -> None:
         """Tell a device to fetch its assignment now."""
         self._call("POST", f"/v1/devices/{device}/poll")

@@ -1,4 +1,4 @@
-"""`wherry device …`: enrol devices, see what they run, and lock one out."""
+"""`wherry device …`: enrol devices, see what they run, lock one out, and remove one that is gone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from wherry_cli.session import confirm, connected
 from wherry_cli.settings import Home, find_home, load_settings
 from wherry_cli.words import labels_text, parse_pairs
 
-app = typer.Typer(help="Enrol devices, see what runs on them, lock one out.", no_args_is_help=True)
+app = typer.Typer(
+    help="Enrol devices, see what runs on them, lock one out, remove one that is gone.", no_args_is_help=True
+)
 
 Device = Annotated[str, typer.Argument(metavar="DEVICE", help="Id of the device.", autocompletion=complete_devices)]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; repeatable.")]
@@ -156,6 +158,25 @@ def revoke(
     with connected() as client:
         client.revoke_device(device)
     out.result({"device": device, "revoked": True}, lambda: Text(f"{device} is locked out."))
+
+
+@app.command()
+def remove(
+    device: Device,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Although it is online.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a device that is gone for good out of the fleet: keys, history, open deployments.
+
+    What it did stays in `wherry audit`. A new join token brings it back as a new device.
+    """
+    out = Output(as_json)
+    confirm(f"Remove device {device} and its history for good?", yes, out)
+    with connected() as client:
+        client.remove_device(device, force)
+    result = {"device": device, "removed": True}
+    out.result(result, lambda: Text(f"{device} is removed. Its past: wherry audit --thing {device}"))
 
 
 @app.command()

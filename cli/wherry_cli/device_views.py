@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -12,6 +12,9 @@ from wherry.messages import SlotReport
 from wherry_cli.output import fields, indented, remarks, table
 from wherry_cli.watch import STATE_STYLES
 from wherry_cli.words import ago, duration, labels_text, problem_text, release_name
+
+LONG_SILENCE = timedelta(days=1)
+"""From then on people are told how a device leaves the fleet."""
 
 
 def devices_table(found: list[DeviceView], now: datetime, filtered: bool = False) -> RenderableType:
@@ -75,6 +78,8 @@ def device_page(view: DeviceView, history: list[DeploymentView], now: datetime) 
         ("Enrolled", ago(view.enrolled, now)),
         ("Assignment", f"sequence {view.sequence} signed, {view.reported_sequence} accepted by the device"),
     ]
+    if not view.online and not view.revoked and view.last_seen and now - view.last_seen > LONG_SILENCE:
+        pairs.append(("", Text(f"Gone for good? wherry device remove {view.id}", style="dim")))
     if view.lock:
         why = f": {view.lock.reason}" if view.lock.reason else ""
         until = view.lock.expires.astimezone().strftime("%Y-%m-%d %H:%M")

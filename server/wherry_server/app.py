@@ -150,10 +150,10 @@ def broker_config(
 ) -> None:
     """Write all that Mosquitto needs. The server keeps the acl in this folder up to date from now on."""
     from wherry_server.broker import write_broker_folder
-    from wherry_server.services.enrolment import revoked_devices
+    from wherry_server.services.enrolment import denied_devices
 
     with _opened(data) as context:
-        path = write_broker_folder(context.config, context.authority, out, revoked_devices(context), utc_now())
+        path = write_broker_folder(context.config, context.authority, out, denied_devices(context), utc_now())
     write_settings(data / SETTINGS_FILE, {"broker_folder": out.absolute()})
     typer.echo(f"{path}\nstart it with: mosquitto -c {path}")
 

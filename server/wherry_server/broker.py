@@ -49,21 +49,24 @@ max_qos 1
 """
 _ACL = """\
 # Written by `wherry-server`. A device reads its own cmd and assign and writes its own up/#.
+# The server clears what the broker retains of a device that is gone.
 user {server}
 topic write wherry/v1/d/+/cmd
 topic write wherry/v1/d/+/assign
+topic write wherry/v1/d/+/up/state
+topic write wherry/v1/d/+/up/presence
 topic read wherry/v1/d/+/up/#
-{revoked}
+{denied}
 pattern read wherry/v1/d/%u/cmd
 pattern read wherry/v1/d/%u/assign
 pattern write wherry/v1/d/%u/up/#
 """
 
 
-def acl_text(revoked: Iterable[str]) -> str:
-    """The broker's acl. A deny rule of a user wins over the patterns, so a revoked device is mute."""
-    denied = "".join(f"\nuser {device}\ntopic deny wherry/v1/d/{device}/#\n" for device in sorted(revoked))
-    return _ACL.format(server=LINK_NAME, revoked=denied)
+def acl_text(denied: Iterable[str]) -> str:
+    """The broker's acl. A deny rule of a user wins over the patterns, so a device that was shut out is mute."""
+    rules = "".join(f"\nuser {device}\ntopic deny wherry/v1/d/{device}/#\n" for device in sorted(denied))
+    return _ACL.format(server=LINK_NAME, denied=rules)
 
 
 def certificate_names(config: ServerConfig, first: str) -> tuple[str, ...]:
@@ -72,7 +75,7 @@ def certificate_names(config: ServerConfig, first: str) -> tuple[str, ...]:
 
 
 def write_broker_folder(
-    config: ServerConfig, authority: Authority, out: Path, revoked: Iterable[str], now: datetime
+    config: ServerConfig, authority: Authority, out: Path, denied: Iterable[str], now: datetime
 ) -> Path:
     """Write all that Mosquitto needs into a folder and return the configuration's path.
 
@@ -86,7 +89,7 @@ def write_broker_folder(
         for source, name in ((certificate, "broker.crt"), (key, "broker.key"), (authority.ca_file, "ca.crt")):
             shutil.copyfile(source, out / name)
         (out / "broker.key").chmod(0o600)
-        _write(out / "acl", acl_text(revoked))
+        _write(out / "acl", acl_text(denied))
         (out / "acl").chmod(0o600)
         target = out / "mosquitto.conf"
         _write(target, _configuration(config, out))
@@ -102,14 +105,14 @@ def _configuration(config: ServerConfig, out: Path) -> str:
     return _CONFIGURATION.format(folder=out, port=config.broker_port, bind=bind, user=_broker_user(out))
 
 
-def rewrite_acl(folder: Path, revoked: Iterable[str]) -> bool:
+def rewrite_acl(folder: Path, denied: Iterable[str]) -> bool:
     """Replace the acl and have a broker on this machine read it again; whether it was told.
 
     Raises:
         StoreError: the acl cannot be written.
     """
     try:
-        _write(folder / "acl", acl_text(revoked))
+        _write(folder / "acl", acl_text(denied))
         (folder / "acl").chmod(0o600)
         _give_to_broker(folder)
     except OSError as error:

@@ -155,9 +155,41 @@ def test_what_a_report_says_about_a_target(report, state):
     assert states(follow(a_target(), report, NOW)) == state
 
 
-@pytest.mark.parametrize("state", ["pending", "misfit", "superseded", "rejected", "refused", "committed"])
+@pytest.mark.parametrize("state", ["pending", "misfit", "superseded", "rejected", "committed"])
 def test_nobody_listens_to_devices_that_were_not_asked_or_have_ended(state):
     assert follow(a_target(state=state), a_report("committed", serving=NEW), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("report", "state"),
+    [
+        # Its disk has room again, so it fetches; and from then on it goes as with any other.
+        (a_report("fetching"), "running"),
+        (a_report("committed", serving=NEW), "committed"),
+        (a_report("rejected"), "rejected"),
+        # It was refused an assignment for its clock, and took it once the clock was right.
+        (a_report("probing", sequence=3, deployed=3), "running"),
+        (a_report(serving=NEW), "committed"),
+        # It refuses still, or again, or for another reason: the first cause stays.
+        (a_report("refused"), None),
+        (a_report(sequence=2, problem=TRUST, refused=3), None),
+        (a_report(problem=ENGINE), None),
+        # It says nothing of this release, or speaks of another.
+        (a_report(), None),
+        (a_report("fetching", release=OLD), None),
+        # The slot was emptied, or another release took it.
+        (a_report("removed"), None),
+    ],
+)
+def test_a_refused_device_that_goes_on_takes_its_target_along(report, state):
+    assert states(follow(a_target(state="refused", problem=TRUST), report, NOW)) == state
+
+
+def test_a_resumed_target_has_no_problem_any_more_and_keeps_its_rollout_open():
+    rollout = a_rollout("refused", "running")
+    report = a_report("fetching")
+    (mark,) = next_actions(rollout, {"d0": report}, NOW)
+    assert (mark.device, mark.state, mark.problem) == ("d0", "running", None)
 
 
 def test_a_trust_problem_needs_a_moment_before_it_is_a_refusal():

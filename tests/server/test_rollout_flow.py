@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tuf.api.metadata import Metadata, Targets
 
 from wherry.messages import Problem, Retry, parse_command
@@ -242,6 +243,25 @@ def test_a_refusal_that_names_its_assignment_ends_the_rollout_with_the_report(co
     device.refused = 2
     reports.ingest_state(context, device.report())
     assert view(api, newer)["state"] == "failed"
+
+
+@pytest.mark.parametrize("verb", ["start", "pause"])
+def test_a_device_that_has_room_again_goes_on_in_its_rollout(context, api, owner, make_device, verb):
+    full, slow = make_device("dev-1").enrol(), make_device("dev-2").enrol()
+    full.sequence = slow.sequence = 1
+    release = owner.release("1")
+    rollout = roll_out(api, "1", selector={"everything": True})
+    reports.ingest_state(context, slow.runs(release, "fetching"))
+    no_room = Problem(code="admission", thing="disk", reason="is full", fix="Free some")
+    reports.ingest_state(context, full.runs(release, "refused", problem=no_room))
+    api.post(f"/v1/rollouts/{rollout['id']}/{verb}")
+    assert view(api, rollout)["counts"] == {"refused": 1, "running": 1}
+    reports.ingest_state(context, full.runs(release, "fetching"))
+    assert view(api, rollout)["counts"] == {"running": 2}
+    for one in (full, slow):
+        reports.ingest_state(context, one.runs(release))
+    api.post(f"/v1/rollouts/{rollout['id']}/start")
+    assert (view(api, rollout)["state"], view(api, rollout)["counts"]) == ("completed", {"committed": 2})
 
 
 def test_a_slot_can_be_emptied(context, api, owner, device):

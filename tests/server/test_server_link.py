@@ -207,6 +207,37 @@ def test_a_revoked_device_is_mute_although_its_connection_stands(link, live_api,
 
 
 @pytest.mark.broker
+def test_the_broker_forgets_a_removed_device(link, live_api, live, live_owner, wait):
+    one = live("dev-1")
+    one.send(Kind.PRESENCE, Presence(device="dev-1", online=True))
+    live_owner.release("1")
+    roll_out(live_api, "1")
+    wait(lambda: one.received(Kind.ASSIGN))
+    wait(lambda: twin(link._context).online)
+    one.client.stop()
+    assert live_api.post("/v1/devices/dev-1/remove?force=true").status_code == 204
+    wait(lambda: not outbox.pending(link._context))
+
+    again, other = live("dev-1"), live("dev-2")
+    other.send(Kind.PRESENCE, Presence(device="dev-2", online=True))
+    assignments.poll_now(link._context, "dev-1")
+    wait(lambda: again.received(Kind.CMD))
+    # What is retained comes first. The empty message itself waited in the session of the device before.
+    assert not any(again.received(Kind.ASSIGN))
+    wait(lambda: twin(link._context, "dev-2").online)
+    link.stop()
+    retained = []
+    client = MqttClient(
+        broker_settings(link._context), lambda topic, payload: retained.append((topic.device, payload)),
+        lambda: None, lambda _reason: None, [str(Topic(name, Kind.PRESENCE)) for name in ("dev-1", "dev-2")],
+    )  # fmt: skip
+    client.start()
+    wait(lambda: retained)
+    client.stop()
+    assert [device for device, _ in retained] == ["dev-2"]
+
+
+@pytest.mark.broker
 def test_who_has_no_certificate_of_ours_is_nobody(link, live_context):
     context = ssl.create_default_context(cafile=live_context.authority.ca_file)
     connect = b"\x10\x0f\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01a\x00"

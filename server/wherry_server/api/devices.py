@@ -24,7 +24,7 @@ from wherry.errors import NotAllowed
 from wherry.identity import Digest, ModelName, ModelVersion, SlotName
 from wherry_server.api.auth import ActingDep, AnyoneDep, ContextDep, DeviceDep, NeedsOperator
 from wherry_server.api.params import After, DevicePath, Limit, label_conditions
-from wherry_server.services import assignments, enrolment, questions
+from wherry_server.services import assignments, enrolment, questions, removal
 from wherry_server.services.devices import change_labels
 from wherry_server.services.enrolment import Caller
 from wherry_server.store import device_views
@@ -103,6 +103,12 @@ def patch_device(device: DevicePath, change: DeviceChange, context: ActingDep) -
 def revoke_device(device: DevicePath, context: ActingDep) -> None:
     """No renewal, no signed requests, a deny rule at the broker. A new token brings it back."""
     enrolment.revoke(context, device)
+
+
+@router.post("/devices/{device}/remove", summary="Remove a device that is gone for good", status_code=204)
+def remove_device(device: DevicePath, context: ActingDep, force: bool = False) -> None:
+    """Its keys, its history and what the broker retains go; the audit trail stays. 409 while it is online."""
+    removal.remove(context, device, force)
 
 
 @router.get("/devices/{device}/assignment", summary="A device's signed assignment")

@@ -24,13 +24,14 @@ _SAYS = {
     "unassign": "emptied a slot of",
     "retry": "let try again",
     "device.labels": "labelled",
+    "device.remove": "removed",
     "device.logs": "read logs of",
     "device.diagnose": "examined",
     "login": "logged in to",
     "login.refused": "was refused a login to",
 }
 _VERBS = {"pause": "paused", "abort": "aborted", "retry": "retried", "revoke": "revoked"}
-_WARNED = ("refused", "failed", "revoke", "abort")
+_WARNED = ("refused", "failed", "revoke", "abort", "remove")
 _OF_DEVICE = re.compile(r"(device\..+|enrol(\..+)?|renew|revoke|unassign|retry|poll_now|logs|diagnose)")
 
 

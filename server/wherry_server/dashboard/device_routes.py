@@ -15,7 +15,7 @@ from wherry_server.dashboard.charts import Charts, host_charts, slot_charts
 from wherry_server.dashboard.device import device_head
 from wherry_server.dashboard.frame import HEADERS, ActingDep, FormDep, FrameDep, done, page_router, read_fields
 from wherry_server.dashboard.timeline import Ask, deployment_card
-from wherry_server.services import assignments
+from wherry_server.services import assignments, removal
 from wherry_server.store import device_views, rollout_views
 from wherry_server.store.series_views import SeriesFilter, telemetry_series
 from wherry_server.store.swap_views import Answered, answered
@@ -36,6 +36,7 @@ def device_routes() -> APIRouter:
     router.add_api_route("/devices/{device}/poll", _poll, methods=["POST"])
     router.add_api_route("/devices/{device}/retry", _retry, methods=["POST"])
     router.add_api_route("/devices/{device}/clear", _clear, methods=["POST"])
+    router.add_api_route("/devices/{device}/remove", _remove, methods=["POST"])
     return router
 
 
@@ -99,6 +100,10 @@ class _ClearForm(BaseModel):
     slot: SlotName
 
 
+class _RemoveForm(BaseModel):
+    force: bool = False
+
+
 def _retry(acting: ActingDep, form: FormDep, device: DevicePath) -> Response:
     fields = read_fields(_RetryForm, form)
     assignments.retry(acting, device, fields.slot, fields.digest)
@@ -108,3 +113,8 @@ def _retry(acting: ActingDep, form: FormDep, device: DevicePath) -> Response:
 def _clear(acting: ActingDep, form: FormDep, device: DevicePath) -> Response:
     assignments.unassign(acting, device, read_fields(_ClearForm, form).slot)
     return done(f"/devices/{device}", "cleared")
+
+
+def _remove(acting: ActingDep, form: FormDep, device: DevicePath) -> Response:
+    removal.remove(acting, device, read_fields(_RemoveForm, form).force)
+    return done(f"/audit?thing={device}", "removed")

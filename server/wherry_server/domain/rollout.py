@@ -163,14 +163,18 @@ def outcome(states: Sequence[TargetState]) -> RolloutState:
         return "failed"
     if "committed" in states:
         return "completed"
-    return "aborted" if "superseded" in states else "failed"
+    # A rollout whose devices have all left the fleet has nobody who failed.
+    return "aborted" if "superseded" in states or not states else "failed"
 
 
 def follow(target: Target, report: DeviceReport, now: datetime) -> Mark | None:
     """What a device's report says about its target; None for nothing new.
 
     What has ended stays as it ended, with its first cause: what the device does later is told by its own history.
+    Only a refusal may pass, such as a full disk's or a wrong clock's: when the device goes on, so does its target.
     """
+    if target.state == "refused":
+        return _resumed(target, report, now)
     if target.sequence == 0 or target.settled or target.state == "pending":
         return None
     found = _judge(target, report, now)
@@ -191,6 +195,12 @@ def _judge(target: Target, report: DeviceReport, now: datetime) -> Mark | None:
     if target.digest in report.rejected:
         return Mark(target.device, "rejected", problem=_rejected_before(target.device))
     return Mark(target.device, target.state, problem=report.problem) if report.problem else None
+
+
+def _resumed(target: Target, report: DeviceReport, now: datetime) -> Mark | None:
+    """A device that refused tries again by itself after a while; whatever else it says leaves the refusal as it is."""
+    found = _judge(target, report, now)
+    return found if found and found.state in ("running", "committed", "rejected") else None
 
 
 def _is_about(deployment: DeploymentReport, target: Target, report: DeviceReport) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from wherry.api import EnrolReply, EnrolRequest, RenewRequest, TokenCreated, TokenRequest
 from wherry.device_auth import parse_authorization, verify_request
 from wherry.errors import IdentityError, InputError, NotAllowed, NotFound, WherryError
+from wherry.topics import Kind
 from wherry_server import broker, pki
 from wherry_server.services import outbox
 from wherry_server.services.access import hash_secret
@@ -20,7 +21,7 @@ from wherry_server.services.changes import FLEET, ROLLOUTS, device_topic
 from wherry_server.services.context import Context
 from wherry_server.services.devices import set_labels
 from wherry_server.services.targets import settle_all
-from wherry_server.store.schema import Device, DeviceKey, EnrolToken, ServingSlot
+from wherry_server.store.schema import Device, DeviceKey, EnrolToken, RemovedDevice, ServingSlot
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,17 +158,19 @@ def revoke(context: Context, device: str) -> None:
         row.online = False
         session.execute(delete(ServingSlot).where(ServingSlot.device == device))  # nobody knows any more
         settle_all(session, device, "superseded", f"device {device}", "was revoked")
-        outbox.put_cleared(session, device, now)
+        outbox.put_cleared(session, device, Kind.ASSIGN, now)
         context.record(session, "revoke", device)
         context.announce(session, device_topic(device), FLEET, ROLLOUTS)
     refresh_acl(context)
     context.wake()
 
 
-def revoked_devices(context: Context) -> list[str]:
-    """Ids of all revoked devices."""
+def denied_devices(context: Context) -> list[str]:
+    """Ids that the broker must not let in: revoked, or removed while their certificate has not ended."""
+    revoked = select(Device.id).where(Device.revoked.is_not(None))
+    removed = select(RemovedDevice.id).where(RemovedDevice.denied_until > context.clock())
     with context.store.read() as session:
-        return list(session.scalars(select(Device.id).where(Device.revoked.is_not(None)).order_by(Device.id)))
+        return sorted({*session.scalars(revoked), *session.scalars(removed)})
 
 
 def refresh_acl(context: Context) -> None:
@@ -177,7 +180,7 @@ def refresh_acl(context: Context) -> None:
         StoreError: it cannot be written.
     """
     if context.config.broker_folder is not None:
-        broker.rewrite_acl(context.config.broker_folder, revoked_devices(context))
+        broker.rewrite_acl(context.config.broker_folder, denied_devices(context))
 
 
 def _refusal(token: EnrolToken | None, request: EnrolRequest, key_sha256: str, now: datetime) -> IdentityError | None:
@@ -202,18 +205,23 @@ def _check_profile(context: Context, profile: str | None) -> None:
 
 
 def _store_device(session: Session, token: EnrolToken, request: EnrolRequest, now: datetime) -> bool:
-    """Create the device, or take back one that was there; whether it had been revoked."""
+    """Create the device, or take back one that was there; whether it had been revoked or removed."""
     labels: dict[str, str] = json.loads(token.labels)
     row = session.get(Device, request.device, with_for_update=True)
+    removed = session.get(RemovedDevice, request.device, with_for_update=True)
     if row is None:
-        row = Device(id=request.device, profile=request.profile, labels="{}", enrolled=now)
+        # One that comes back with its old state folder takes no assignment at or below its last one.
+        sequence = removed.sequence if removed else 0
+        row = Device(id=request.device, profile=request.profile, labels="{}", enrolled=now, sequence=sequence)
         session.add(row)
-    was_revoked = row.revoked is not None
+    if removed is not None:
+        session.delete(removed)
+    was_denied = row.revoked is not None or removed is not None
     row.profile, row.agent_version = request.profile, request.agent_version[:64]
     row.enrolled, row.revoked = now, None
     session.flush()
     set_labels(session, row, {**json.loads(row.labels), **labels})
-    return was_revoked
+    return was_denied
 
 
 def _store_key(session: Session, device: str, sha256: str, pem: str, now: datetime, expires: datetime) -> None:

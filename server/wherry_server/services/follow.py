@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from wherry_server.domain import rollout as plan
 from wherry_server.store.documents import read_problem, read_slots, write
-from wherry_server.store.schema import Device, RolloutTarget
+from wherry_server.store.schema import Device, RolloutRow, RolloutTarget
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 TARGET_COLUMNS = (
@@ -23,7 +23,9 @@ TARGET_COLUMNS = (
     RolloutTarget.problem,
 )
 """What `make_target` takes."""
-_FOLLOWED = ("assigned", "running")
+_FOLLOWED = RolloutTarget.state.in_(("assigned", "running"))
+_MAY_RESUME = (RolloutTarget.state == "refused") & RolloutRow.state.in_(("running", "paused"))
+"""A rollout that has ended does not begin again by itself."""
 
 
 def device_report(device: Device, slot: str) -> plan.DeviceReport:
@@ -59,7 +61,8 @@ def follow_device(session: Session, device: Device, now: datetime) -> dict[int, 
     """Update a device's newest target of each slot; the rollouts where one moved on: id to whether it settled."""
     query = (
         select(RolloutTarget)
-        .where(RolloutTarget.device == device.id, RolloutTarget.state.in_(_FOLLOWED))
+        .join(RolloutRow, RolloutRow.id == RolloutTarget.rollout)
+        .where(RolloutTarget.device == device.id, _FOLLOWED | _MAY_RESUME)
         .order_by(RolloutTarget.sequence.desc(), RolloutTarget.rollout.desc())
     )
     newest: dict[str, RolloutTarget] = {}

@@ -26,13 +26,17 @@ class OutMessage:
 
 def put_assignment(session: Session, device: str, payload: bytes, now: datetime) -> None:
     """Queue a device's assignment. Only the newest matters, so one that still waits is replaced."""
-    session.execute(delete(Outbox).where(Outbox.device == device, Outbox.kind == Kind.ASSIGN.value))
-    session.add(Outbox(device=device, kind=Kind.ASSIGN.value, payload=payload, created=now))
+    _put_newest(session, device, Kind.ASSIGN, payload, now)
 
 
-def put_cleared(session: Session, device: str, now: datetime) -> None:
-    """Queue the empty message that makes the broker forget a device's retained assignment."""
-    put_assignment(session, device, b"", now)
+def put_cleared(session: Session, device: str, kind: Kind, now: datetime) -> None:
+    """Queue the empty message that makes the broker forget what it retains of a device."""
+    _put_newest(session, device, kind, b"", now)
+
+
+def _put_newest(session: Session, device: str, kind: Kind, payload: bytes, now: datetime) -> None:
+    session.execute(delete(Outbox).where(Outbox.device == device, Outbox.kind == kind.value))
+    session.add(Outbox(device=device, kind=kind.value, payload=payload, created=now))
 
 
 def put_command(session: Session, device: str, command: TelemetryAck | PollNow | Retry, now: datetime) -> None:

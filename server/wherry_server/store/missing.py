@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from wherry.errors import NotFound
 from wherry_server.domain.alike import perhaps
-from wherry_server.store.schema import Device, Image
+from wherry_server.store.schema import Device, Image, RemovedDevice
 
 _LOOKED_AT = 2000
 """Devices that a mistyped id is compared with."""
@@ -26,6 +26,10 @@ def no_release(session: Session, model: str, version: str) -> NotFound:
 
 def no_device(session: Session, device: str, reason: str = "does not exist") -> NotFound:
     """No such device. Ids that begin alike are compared, in a large fleet the first of them."""
+    removed = session.get(RemovedDevice, device)
+    if removed is not None:
+        fix = f"Its past: `wherry audit --thing {device}`; `wherry device token {device}` brings it back"
+        return NotFound(f"device {device}", f"was removed on {removed.removed:%Y-%m-%d}", fix)
     query = select(Device.id).where(Device.revoked.is_(None)).order_by(Device.id).limit(_LOOKED_AT)
     alike = session.scalars(query.where(Device.id.startswith(device[:1], autoescape=True)))
     return NotFound(f"device {device}", reason, perhaps(device, alike, "List devices with `wherry device list`"))

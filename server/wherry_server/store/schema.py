@@ -69,6 +69,16 @@ _REVOKED = Device.revoked.is_not(None)
 Index("ix_device_revoked", Device.id, sqlite_where=_REVOKED, postgresql_where=_REVOKED)
 
 
+class RemovedDevice(Base):
+    """A device that is gone: its certificate is denied until it ends; its sequence never falls, should it come back."""
+
+    __tablename__ = "removed_device"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    removed: Mapped[datetime]
+    sequence: Mapped[int]
+    denied_until: Mapped[datetime]
+
+
 class DeviceLabel(Base):
     """Labels once more, one a row, so that selecting by label needs no scan."""
 
