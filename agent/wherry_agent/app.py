@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wherry import __version__
 from wherry.errors import FitError, InputError, StoreError, WherryError
+from wherry_agent.installation import usual_state
 
 _LOG_BYTES = 1_000_000
 
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--state",
             type=Path,
-            default=Path("/var/lib/wherry"),
+            default=usual_state(),
             metavar="DIR",
             help="state folder (default %(default)s)",
         )
@@ -92,8 +93,9 @@ def _enroll(options: argparse.Namespace) -> int:
     from wherry.join import JoinToken
     from wherry_agent.compose import make_trust, now
     from wherry_agent.enrolment import enrol
-    from wherry_agent.state_folder import only_agent
+    from wherry_agent.state_folder import only_agent, refuse_folder_of_others
 
+    refuse_folder_of_others(options.state)
     profile = _profile(options.profile)
     token = JoinToken.decode(options.token)
     trust = make_trust(options.state, token.device, profile, token.server, None)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wherry.errors import Conflict, ContractError, NotFound, StoreError
 from wherry.messages import StateReport, parse_up
+from wherry_agent.installation import USUAL_STATE
 
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
@@ -43,6 +44,24 @@ def is_state_folder(path: Path) -> bool:
     if any((path / name).exists() for name in ("identity/device.json", "journal.db")):
         return True
     return all(is_own(inside.name) or inside.name == "lost+found" for inside in path.iterdir())
+
+
+def refuse_folder_of_others(state: Path) -> None:
+    """Make sure that a folder may be a device's state folder: whatever is in one is read, replaced and removed by us.
+
+    Raises:
+        Conflict: it is the system's, or holds other things.
+        StoreError: it cannot be looked into.
+    """
+    fix = f"Name a folder of Wherry's own with --state, such as {USUAL_STATE}"
+    if is_system_folder(state):
+        raise Conflict(f"folder {state}", "is the system's; nothing was changed", fix)
+    try:
+        others = state.exists() and not is_state_folder(state)
+    except OSError as error:
+        raise StoreError(f"state folder {state}", f"cannot be used ({error})", fix) from error
+    if others:
+        raise Conflict(f"folder {state}", "holds other things and no device; nothing was changed", fix)
 
 
 @contextmanager

@@ -7,11 +7,9 @@ Only names of our own are removed: what others put into these folders stays, and
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -22,12 +20,11 @@ from wherry_agent.assignment import TrustedImage
 from wherry_agent.compose import Device, make_device
 from wherry_agent.config import AgentConfig
 from wherry_agent.identity_store import IdentityStore
+from wherry_agent.installation import INSTALLED, VERSION, installed_prefix, read_installed
 from wherry_agent.journal import Journal
-from wherry_agent.state_folder import is_own, is_state_folder, is_system_folder, only_agent, running_agent
+from wherry_agent.state_folder import is_own, is_system_folder, only_agent, refuse_folder_of_others, running_agent
 
 _STOP_SECONDS = 60.0
-_INSTALLED = "installed"
-_VERSION = re.compile("[0-9a-f]{16}")
 Say = Callable[[str], None]
 
 
@@ -46,12 +43,13 @@ def uninstall(state: Path, config: AgentConfig, keep_state: bool, say: Say) -> N
         StoreError: a file cannot be removed.
     """
     prefix = installed_prefix()
-    made = _read_installed(prefix) if prefix else {}
-    _refuse_folders_of_others(state, prefix)
+    made = read_installed(prefix) if prefix else {}
+    _refuse_folders_of_others(state, prefix, made)
     _stop_agent(state, made.get("unit", ""))
+    device = ""
     if state.is_dir():
         with only_agent(state):
-            _clear_device(state, config, say)
+            device = _clear_device(state, config, say)
     _remove_file(made.get("unit", ""), say)
     if prefix and _leads_into(made.get("link", ""), prefix):
         _remove_file(made["link"], say)
@@ -61,28 +59,17 @@ def uninstall(state: Path, config: AgentConfig, keep_state: bool, say: Say) -> N
         _remove(state, [inside for inside in state.iterdir() if is_own(inside.name)], say)
     if prefix:
         _remove_program(prefix, say)
+    if device and not keep_state:
+        say(f"the server knows {device} still. Next, where you are the operator: wherry device remove {device}")
 
 
-def installed_prefix() -> Path | None:
-    """The folder that install.sh made, when this program runs from it: PREFIX/versions/ID."""
-    prefix = Path(sys.prefix).parent.parent
-    ours = _VERSION.fullmatch(Path(sys.prefix).name) and "state" in _read_installed(prefix)
-    return prefix if ours else None
-
-
-def _refuse_folders_of_others(state: Path, prefix: Path | None) -> None:
-    for path in (state, prefix):
-        if path and is_system_folder(path):
-            raise Conflict(f"folder {path}", "is the system's; nothing was changed", "Name Wherry's own with --state")
-    if state.is_dir() and not is_state_folder(state):
-        fix = "Name the folder of this device with --state"
-        raise Conflict(f"folder {state}", "holds other things and no device; nothing was changed", fix)
-
-
-def _read_installed(prefix: Path) -> dict[str, str]:
-    path = prefix / _INSTALLED
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {name: value for name, _, value in (line.partition("=") for line in lines) if value}
+def _refuse_folders_of_others(state: Path, prefix: Path | None, made: dict[str, str]) -> None:
+    refuse_folder_of_others(state)
+    if prefix and is_system_folder(prefix):
+        raise Conflict(f"folder {prefix}", "is the system's; nothing was changed", "Remove the program by hand")
+    if made and state.resolve() != Path(made["state"]).resolve():
+        reason = f"is not the one of this installation, {made['state']}; nothing was changed"
+        raise Conflict(f"folder {state}", reason, "Leave --state out: it is known from the installation")
 
 
 def _stop_agent(state: Path, unit: str) -> None:
@@ -109,14 +96,16 @@ def _command_line(process: int) -> bytes:
         return b""
 
 
-def _clear_device(state: Path, config: AgentConfig, say: Say) -> None:
+def _clear_device(state: Path, config: AgentConfig, say: Say) -> str:
+    """The id of the device; empty when this is none."""
     try:
         identity = IdentityStore(state).load()
     except IdentityError:
         say("not enrolled: there are no containers of this device")
-        return
+        return ""
     count = clear_world(make_device(config, identity.device, identity.profile), _images(state, identity.device, config))
     say(f"removed {count} containers, the images and the routes of {identity.device}")
+    return identity.device
 
 
 def clear_world(device: Device, images: Iterable[TrustedImage]) -> int:
@@ -166,11 +155,11 @@ def _leads_into(link: str, prefix: Path) -> bool:
 
 def _remove_program(prefix: Path, say: Say) -> None:
     """The file that says what is ours goes last."""
-    named = [path for path in (prefix / "versions").glob("*") if _VERSION.fullmatch(path.name)]
+    named = [path for path in (prefix / "versions").glob("*") if VERSION.fullmatch(path.name)]
     made = [path for path in named if (path / "complete").exists() or (path / "pyvenv.cfg").exists()]
     _remove(prefix / "versions", made)
     _remove(prefix / "bin", [prefix / "bin/wherry-agent", prefix / "bin/.wherry-agent"])
-    _remove(prefix, [prefix / "installed.new", prefix / _INSTALLED], say)
+    _remove(prefix, [prefix / "installed.new", prefix / INSTALLED], say)
 
 
 def _remove(folder: Path, ours: Iterable[Path], say: Say = lambda _: None) -> None:

@@ -20,9 +20,10 @@ from wherry.errors import Conflict, StoreError
 from wherry_agent import app, control
 from wherry_agent.config import AgentConfig
 from wherry_agent.events import Stop, Tick
+from wherry_agent.installation import installed_prefix, usual_state
 from wherry_agent.service_manager import ServiceManager
 from wherry_agent.state_folder import is_system_folder
-from wherry_agent.uninstall import _remove_program, _stop_agent, installed_prefix, uninstall
+from wherry_agent.uninstall import _remove_program, _stop_agent, uninstall
 
 UNIT = Path(__file__).parents[2] / "deploy/systemd/wherry-agent.service"
 
@@ -187,6 +188,45 @@ class TestFolders:
         assert installed_prefix() is None
         monkeypatch.setattr(sys, "prefix", str(tmp_path / "versions/0123456789abcdef"))
         assert installed_prefix() == tmp_path
+
+    def test_what_install_was_told_need_not_be_told_again(self, tmp_path, monkeypatch, capsys):
+        state, prefix = tmp_path / "own state", tmp_path / "prefix"
+        for folder in (state / "identity", prefix / "versions/0123456789abcdef", prefix / "bin"):
+            folder.mkdir(parents=True)
+        (prefix / "versions/0123456789abcdef/complete").touch()
+        (prefix / "installed").write_text(f"state={state}\n")
+        assert usual_state() == Path("/var/lib/wherry")
+        monkeypatch.setattr(sys, "prefix", str(prefix / "versions/0123456789abcdef"))
+        assert usual_state() == state
+        (tmp_path / "other").mkdir()
+        assert app.main(["uninstall", "--yes", "--state", str(tmp_path / "other")]) == 1
+        assert f"is not the one of this installation, {state}" in capsys.readouterr().err
+        assert app.main(["uninstall", "--yes"]) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+class TestWhereADeviceMayLive:
+    """`enroll --state` with a folder that is somebody else's."""
+
+    @pytest.mark.parametrize("folder", ["/tmp", "/var/tmp", "/", "/var/lib", "/home/joe", "/etc/wherry"])
+    def test_not_in_a_folder_of_the_system(self, folder, capsys):
+        assert app.main(["enroll", "--state", folder, "wherry1.x"]) == 1
+        assert f"folder {folder}: is the system's; nothing was changed." in capsys.readouterr().err
+
+    def test_not_among_other_things(self, tmp_path, capsys):
+        (tmp_path / "photos").mkdir()
+        assert app.main(["enroll", "--state", str(tmp_path), "wherry1.x"]) == 1
+        said = capsys.readouterr().err
+        assert "holds other things and no device; nothing was changed" in said
+        assert "Name a folder of Wherry's own with --state, such as /var/lib/wherry" in said
+        assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+    @pytest.mark.parametrize("made", [[], ["agent.toml"], ["identity", "tuf", "lock"]])
+    def test_in_one_that_is_empty_or_holds_what_a_device_needs(self, tmp_path, made, capsys):
+        for name in made:
+            (tmp_path / name).touch()
+        assert app.main(["enroll", "--state", str(tmp_path), "not-a-token"]) == 1
+        assert "join token" in capsys.readouterr().err
 
 
 HOLDER = """

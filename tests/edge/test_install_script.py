@@ -182,6 +182,16 @@ class TestFoldersOfOthers:
         assert "is a folder of the system" in shell(f"read_arguments --prefix {tmp_path}/here").stderr
         assert shell("read_arguments --prefix /usr/local/wherry --state /var/lib/wherry/").returncode == 0
 
+    def test_places_of_the_installation_before_need_not_be_told_again(self, shell, tmp_path):
+        asked = 'STATE="" PREFIX=""; read_arguments --yes; echo "$PREFIX $STATE"'
+        assert shell(asked).stdout == "/opt/wherry /var/lib/wherry\n"
+        (tmp_path / "prefix/bin").mkdir(parents=True)
+        (tmp_path / "prefix/installed").write_text("state=/srv/device\n")
+        (tmp_path / "link").symlink_to(tmp_path / "prefix/bin/wherry-agent")
+        assert shell(asked).stdout == f"{tmp_path}/prefix /srv/device\n"
+        named = f'STATE="" PREFIX=""; read_arguments --prefix {tmp_path}/prefix --state /srv/x; echo "$PREFIX $STATE"'
+        assert shell(named).stdout == f"{tmp_path}/prefix /srv/x\n"
+
     @pytest.mark.parametrize("inside", ["prefix/versions/3.11.4/bin", "prefix/.git", "state/photos"])
     def test_a_folder_with_other_things_is_refused(self, shell, tmp_path, inside):
         (tmp_path / inside).mkdir(parents=True)

@@ -47,7 +47,9 @@ class Site:
         return self.lab.run("curl", "-fsSL", "--cacert", ca, f"{self.lab.server_url}/install.sh").stdout
 
     def install(self, *arguments: str, script: str | None = None) -> subprocess.CompletedProcess[str]:
-        places = ["--state", str(self.state), "--prefix", str(self.prefix), "--no-service"]
+        places = ["--prefix", str(self.prefix), "--no-service"]
+        if not self.state.exists():  # from then on it is known
+            places += ["--state", str(self.state)]
         return subprocess.run(
             ["sh", "-s", "--", *arguments, *places],
             input=script or self.script(), capture_output=True, text=True, check=False, timeout=400,
@@ -55,7 +57,7 @@ class Site:
         )  # fmt: skip
 
     def agent(self, *arguments: str) -> str:
-        return self.lab.run(str(self.prefix / "bin/wherry-agent"), *arguments, "--state", str(self.state)).stdout
+        return self.lab.run(str(self.prefix / "bin/wherry-agent"), *arguments).stdout
 
 
 def left_behind(site: Site) -> dict[str, list[str]]:
@@ -148,7 +150,10 @@ def test_one_line_makes_a_device_again_upgrades_it_and_uninstall_leaves_nothing(
 
     gone = site.install("--uninstall", "--yes")
     assert gone.returncode == 0, gone.stdout + gone.stderr
+    assert f"Next, where you are the operator: wherry device remove {site.device}" in gone.stdout
     assert left_behind(site) == NOTHING
+    site.lab.run("wherry", "device", "remove", site.device, "--force", "--yes")
+    assert site.lab.json("wherry", "device", "list")["items"] == []
     assert not ready(site.lab.slot_url)
 
 

@@ -4,6 +4,7 @@
 #   curl … /install.sh | sh                        upgrade; the device keeps its identity and what it serves
 #   curl … /install.sh | sh -s -- --uninstall      remove all of it
 # Options: --profile NAME, --state DIR, --prefix DIR, --no-service, --keep-state and --yes (with --uninstall).
+# Left out, --state and --prefix are those of the installation before, else /var/lib/wherry and /opt/wherry.
 # Nothing takes effect before everything was downloaded and verified. It is safe to run it again at any time.
 set -eu
 
@@ -14,7 +15,7 @@ PACKAGES_SHA256='@PACKAGES_SHA256@'
 UNIT_SHA256='@UNIT_SHA256@'
 OFFLINE='@OFFLINE@'
 
-TOKEN='' PROFILE='' STATE=/var/lib/wherry PREFIX=/opt/wherry SERVICE=yes UNINSTALL='' KEEP_STATE='' YES=''
+TOKEN='' PROFILE='' STATE='' PREFIX='' SERVICE=yes UNINSTALL='' KEEP_STATE='' YES=''
 UNIT=/etc/systemd/system/wherry-agent.service
 LINK=/usr/local/bin/wherry-agent
 WORK='' HALF_DONE='' BEFORE='' STARTED=''
@@ -49,11 +50,24 @@ read_arguments() {
     esac
     shift
   done
+  PREFIX=${PREFIX:-$(installed_prefix)}
+  STATE=${STATE:-$(installed_state)}
   [ "$STATE" = / ] || STATE=${STATE%/}
   [ "$PREFIX" = / ] || PREFIX=${PREFIX%/}
   check_name --state "$STATE"
   check_name --prefix "$PREFIX"
   [ "${#STATE}" -le 90 ] || die "--state is too long for the socket in it: 90 characters at most"
+}
+
+installed_prefix() { # where the installation before put the program, else the usual place
+  made=$(readlink "$LINK" 2>/dev/null || true)
+  made=${made%/bin/wherry-agent}
+  if [ -n "$made" ] && grep -q '^state=/' "$made/installed" 2>/dev/null; then echo "$made"; else echo /opt/wherry; fi
+}
+
+installed_state() { # of the installation in $PREFIX, else the usual place
+  made=$(sed -n 's/^state=//p' "$PREFIX/installed" 2>/dev/null || true)
+  echo "${made:-/var/lib/wherry}"
 }
 
 # -- whose folders they are ---------------------------------------------------------------------------
