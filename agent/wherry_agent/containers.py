@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import grp
 import logging
+import re
 import secrets
 import sys
 import tarfile
@@ -42,6 +43,8 @@ _USER = "65532:65532"
 _DRAIN_MARGIN_SECONDS = 2
 _NANO = 1_000_000_000
 _TOKEN = "WHERRY_CONTROL_TOKEN"  # noqa: S105 - the name of a variable
+_UP_FOR_LONG = re.compile(r"Up (About an? |\d+ )(minute|hour|day|week|month|year)")
+"""Free of charge with every list; other words mean that a container must be asked when it began."""
 
 
 class DockerEngine:
@@ -316,7 +319,8 @@ def _from_labels(name: str, state: str, labels: Mapping[str, str], **extra: Any)
 
 
 def _from_list(item: Mapping[str, Any]) -> Container:
-    return _from_labels(item["Names"][0].lstrip("/"), item["State"], item["Labels"])
+    young = _UP_FOR_LONG.match(item.get("Status") or "") is None
+    return _from_labels(item["Names"][0].lstrip("/"), item["State"], item["Labels"], young=young)
 
 
 def _from_inspect(item: Mapping[str, Any]) -> Container:

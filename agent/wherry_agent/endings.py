@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from wherry.errors import GateFailed, Revoked, WherryError
-from wherry.messages import Problem
+from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
 from wherry_agent.states import Move, allows, next_phase
@@ -81,15 +81,18 @@ def _after_rollback(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datet
     return with_slot(entry, replace(slot, deployment=moved, litter=(*slot.litter, trial.image)), rejected=rejected)
 
 
+def after_commit(result: GateResult) -> str:
+    """Why a release that was committed is no good any more."""
+    return f"{result.kind} gate, after it was committed: {result.detail}"
+
+
 def _after_fall_back(
     entry: Entry, slot: SlotEntry, step: steps.FallBack, now: datetime, _limits: Limits
 ) -> Entry:  # fmt: skip
     """The release before is known-good again; the other is not tried again by itself."""
     if withdrawn(step.image, entry.marks):  # meanwhile: the next plan turns callers back
         return entry
-    error = GateFailed(
-        f"release {step.rejected.image.label()}", f"golden gate, after it was committed: {step.why.detail}"
-    )
+    error = GateFailed(f"release {step.rejected.image.label()}", after_commit(step.why))
     problem, last = problem_of(error), slot.deployment
     if last and same(last.image, step.rejected) and allows(last.phase, "fall_back"):
         last = advanced(last, "fall_back", now, problem=problem, gates=(*last.gates, step.why))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from wherry.errors import WherryError
 from wherry.messages import GateResult, PollNow, Retry
@@ -137,6 +137,23 @@ class GoldenRechecked:
     result: GateResult
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """How a serving container has fared since its release was committed.
+
+    Attributes:
+        restarts: how often the engine brought it back; None when it was not asked.
+        words: the container's last, if it was brought back.
+        statistics: its model server's document, if it was asked and answered.
+    """
+
+    slot: str
+    container: str
+    restarts: int | None = None
+    words: str = ""
+    statistics: Any = None
+
+
 News = StepProgress | GateAsked
 """What a running step tells of itself."""
 
@@ -153,4 +170,5 @@ Event = (
     | StepFinished
     | HealthChecked
     | GoldenRechecked
+    | Looked
 )

@@ -23,8 +23,10 @@ from wherry.release import (
     TensorSpec,
     fraction,
 )
+from wherry_agent.assignment import TrustedImage
 
 _MIB = 1_048_576
+_CRASHES_ONLY = SoakGate(error_percent=100, factor="0")
 KILLED = "was killed for using more memory than its limit"
 """Of a container; said in the gate's detail."""
 
@@ -62,6 +64,11 @@ class Traffic:
         """Share of requests that failed."""
         asked = self.requests + self.failures
         return 100 * self.failures / asked if asked else 0.0
+
+    @classmethod
+    def of(cls, requests: int, failures: int, latency_sum_us: int) -> Traffic:
+        """As a model server counts."""
+        return cls(requests, failures, latency_sum_us / 1000 / requests if requests else 0.0)
 
 
 def ready(gate: ReadyGate, answered: bool, seconds: float, words: str = "") -> GateResult:
@@ -286,6 +293,11 @@ def _pace(
     return slower, f", {compared}", numbers | {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3)}
 
 
+def soak_gate(image: TrustedImage) -> SoakGate:
+    """The release's own; one that asks for crashes only where it says nothing of the soak."""
+    return next((gate for gate in image.image.gates if isinstance(gate, SoakGate)), _CRASHES_ONLY)
+
+
 def soak(gate: SoakGate, before: Traffic | None, after: Traffic | None, crashes: int, seconds: float) -> GateResult:
     """Real traffic of the candidate, beside that of the version before; None where a server does not count."""
     numbers, problems = {"crashes": float(crashes), "seconds": round(seconds, 1)}, []
@@ -299,9 +311,10 @@ def soak(gate: SoakGate, before: Traffic | None, after: Traffic | None, crashes:
         if asked >= gate.least:
             problems += _worse(gate, before, after)
             numbers |= {"failed_percent": round(after.failed_percent, 1), "mean_ms": round(after.mean_ms, 3)}
-            if before is not None:
-                numbers |= {"before_failed_percent": round(before.failed_percent, 1)}
-                numbers |= {"before_mean_ms": round(before.mean_ms, 3)}
+    if before is not None:
+        numbers |= {"before_requests": float(before.requests), "before_failures": float(before.failures)}
+        numbers |= {"before_failed_percent": round(before.failed_percent, 1)}
+        numbers |= {"before_mean_ms": round(before.mean_ms, 3)}
     return GateResult(
         kind="soak", ok=not problems, detail="; ".join(problems) or said, seconds=seconds, numbers=numbers
     )  # fmt: skip

@@ -66,6 +66,7 @@ class Container:
         exit_code, oom_killed: of an exited container, where it was asked for.
         restarts: how often the engine brought it back by itself, where it was asked for.
         token: by which its model server knows this agent, where it was asked for.
+        young: whether its process may have begun within the last minute.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Container:
     oom_killed: bool = False
     restarts: int = 0
     token: str = field(default="", repr=False)
+    young: bool = True
 
     @property
     def running(self) -> bool:

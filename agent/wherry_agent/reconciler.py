@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from wherry.errors import ServerError, StoreError, WherryError
 from wherry.messages import PollNow, Retry, StateReport
@@ -16,6 +17,7 @@ from wherry_agent.endings import problem_of
 from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.intake import Background, Intake, tells_news
 from wherry_agent.journal import Journal
+from wherry_agent.long_soak import look
 from wherry_agent.outbox import Outbox
 from wherry_agent.planner import assign_ports, plan, to_admit, to_supersede
 from wherry_agent.ports import ActiveSlot, Observed, Room
@@ -47,7 +49,8 @@ class Reconciler:
         self._worker = worker
         self._intake = Intake(world.trust, world.source, aide, world.put, world.clock)
         self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts)
-        self._later = LaterChecks(world.recheck, aide, world.put, policy.golden_seconds)
+        look_at = partial(look, world.engine, world.prober)
+        self._later = LaterChecks(world.recheck, look_at, aide, world.put, policy.golden_seconds)
         facts = policy.facts.by_name() if policy.facts else {}
         self._outbox = Outbox(world.link, world.recorder, publish, policy.profile_name, policy.report_seconds, facts)
         self._desired: Assignment | None = None
@@ -126,8 +129,8 @@ class Reconciler:
                 self._journal.apply(event, now)
             case events.HealthChecked():
                 self._watch.take(event, self.entry, self._observed)
-            case events.GoldenRechecked():
-                self._rechecked(event)
+            case events.GoldenRechecked() | events.Looked():
+                self._judged(event, now)
             case events.Tick():
                 self._watch.ask(self.entry, self._observed)
                 self._later.ask(self.entry, self._observed, now)
@@ -185,7 +188,10 @@ class Reconciler:
             _log.warning("slot %s: %s failed (%s): %s", step.slot, step.kind, outcome.blame, outcome.error)
             attempts = self._waits.get(key, (0, now))[0] + 1
             self._waits[key] = (attempts, now + self._policy.limits.wait(attempts))
-            if outcome.blame != "release":
+            if isinstance(step, steps.FallBack):
+                self._later.stuck(step, outcome.error)
+                self._say_later(step.slot)
+            elif outcome.blame != "release":
                 self._outbox.trouble(name, outcome.error)
         elif isinstance(outcome, events.Done):
             _log.info("slot %s: %s done", step.slot, step.kind)
@@ -193,17 +199,23 @@ class Reconciler:
             self._outbox.clear(name)
         if isinstance(step, steps.EnsureServing) and step.restart:
             self._watch.revived(container_name(self.entry.device, step.slot, step.image))
-        if isinstance(step, steps.FallBack) and isinstance(outcome, events.Done):
-            self._outbox.clear(f"{step.slot}/golden")
         self._journal.apply(event, now)
+        if isinstance(step, steps.FallBack) and isinstance(outcome, events.Done):
+            self._say_later(step.slot)
 
-    def _rechecked(self, event: events.GoldenRechecked) -> None:
-        problem = self._later.take(event, self.entry)
+    def _judged(self, event: events.GoldenRechecked | events.Looked, now: datetime) -> None:
+        if self._later.take(event, self.entry, now):
+            self._say_later(event.slot)
+
+    def _say_later(self, name: str) -> None:
+        """What is wrong with a slot's committed release, or that nothing is any more."""
+        slot = self.entry.slots.get(name)
+        problem = self._later.problem(slot, self.entry) if slot else None
         if problem is None:
-            self._outbox.clear(f"{event.slot}/golden")
+            self._outbox.clear(f"{name}/later")
             return
-        _log.error("slot %s: %s", event.slot, problem)
-        self._outbox.trouble(f"{event.slot}/golden", problem)
+        _log.error("slot %s: %s", name, problem)
+        self._outbox.trouble(f"{name}/later", problem)
 
     # -- observe, plan, act ------------------------------------------------------------------------------
 

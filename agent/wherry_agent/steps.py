@@ -172,12 +172,12 @@ class StandDown(Step):
 
 @dataclass(frozen=True, slots=True)
 class FallBack(Step):
-    """Put the release before back in the place of a committed one whose golden cases fail now. No network needed.
+    """Put the release before back in the place of a committed one that does not do well now. No network needed.
 
     Attributes:
         image: the release before; it passes its gates first, while the other goes on answering.
         rejected: the committed one.
-        why: what its golden cases gave.
+        why: what was found: its golden cases, crashes or traffic.
     """
 
     image: TrustedImage

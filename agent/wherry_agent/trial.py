@@ -43,8 +43,6 @@ _MORE_MEMORY = (
     "Package it again with more memory (`wherry package --memory MIB`) or make the model smaller (`--quantize`), "
     "under a new version"
 )
-_CRASHES_ONLY = SoakGate(error_percent=100, factor="0")
-"""For releases that say nothing of the soak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ class Examiner:
         Args, Raises: as `probe`; `beside` is the version before, which still runs.
         """
         trial = self._begin(name, image, cancel, beside)
-        gate = next((gate for gate in image.image.gates if isinstance(gate, SoakGate)), _CRASHES_ONLY)
+        gate = gates.soak_gate(image)
         length = gate.seconds or self._patience.soak_seconds
         began, restarts, start = time.monotonic(), self._restarts(name), self._counters(trial.base_url, image)
         usual = self._counters(trial.beside.base_url, trial.beside.image) if trial.beside else None
@@ -338,10 +336,7 @@ class Examiner:
 
 
 def _traffic(counters: Counters | None) -> gates.Traffic | None:
-    if counters is None:
-        return None
-    mean = counters.latency_sum_us / 1000 / counters.requests if counters.requests else 0.0
-    return gates.Traffic(counters.requests, counters.failures, mean)
+    return gates.Traffic.of(counters.requests, counters.failures, counters.latency_sum_us) if counters else None
 
 
 def _kind(gate: object) -> str:

@@ -108,6 +108,7 @@ class World:
     temperatures: dict[str, float] = field(default_factory=dict)
     asked: int = 0
     tokens: bool = False
+    statistics: dict[str, Any] = field(default_factory=dict)
 
     def changed(self, what: str) -> None:
         self.history.append(what)
@@ -298,6 +299,10 @@ class FakeProber:
         return self._behaviour(f"http://127.0.0.1:{port}") == "tcp"
 
     def stats(self, base_url: str, model: str, timeout: float) -> Any:
+        port = int(base_url.rpartition(":")[2])
+        for name, container in self.world.containers.items():
+            if container.port == port and name in self.world.statistics:
+                return self.world.statistics[name]
         raise InferenceError("model vision", "counts nothing")
 
     def recent(self, base_url: str, token: str, model: str, timeout: float) -> list[int]:
