@@ -42,12 +42,17 @@ class TrustedImage:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What this device is to run: slot name to image. A slot that is absent is to be emptied."""
+    """What this device is to run: slot name to image. A slot that is absent is to be emptied.
+
+    Attributes:
+        together: groups of slots that take their images together or not at all; no slot is in two of them.
+    """
 
     device: str
     sequence: int
     expires: datetime
     slots: Mapping[str, TrustedImage]
+    together: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +81,22 @@ class Marks:
     revoked: frozenset[str] = frozenset()
     floor: datetime = EPOCH
     keys: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_key(image: TrustedImage) -> str:
+    """Under what the counters of a model are marked."""
+    return f"{image.image.model}/{image.image.profile}"
+
+
+def slot_key(slot: str, image: TrustedImage) -> str:
+    """Under what a slot's own counter of a model is marked."""
+    return f"{slot}:{model_key(image)}"
+
+
+def mark_above(slot: str, image: TrustedImage, counters: Mapping[str, int]) -> int:
+    """The counter that a slot has had, if an image would take it back below that; else 0.
+
+    A slot that has a mark of its own may keep its release while another slot moves ahead.
+    """
+    mark = counters.get(slot_key(slot, image), counters.get(model_key(image), 0))
+    return mark if image.image.counter < mark else 0

@@ -7,11 +7,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from wherry.errors import GateFailed, Revoked, WherryError
+from wherry.errors import DeploymentError, GateFailed, Revoked, WherryError
 from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
 from wherry_agent.states import Move, allows, next_phase
+from wherry_agent.together import members, partners
 
 _PHASES_KEPT = 40
 
@@ -38,22 +39,62 @@ def with_slot(entry: Entry, slot: SlotEntry, **changes: Any) -> Entry:
     return replace(entry, slots={**entry.slots, slot.slot: slot}, **changes)
 
 
-def _after_commit(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:
+def partners_go_back(entry: Entry, slot: SlotEntry, now: datetime) -> Entry:
+    """The entry with a slot whose attempt failed, and those that go together with it on the same way, in one write.
+
+    Only the culprit's digest may be rejected; the others name it as their reason.
+    """
+    last = slot.deployment
+    entry = with_slot(entry, slot)
+    if last is None:
+        return entry
+    verdict: Verdict = last.verdict or "reject"
+    for other in partners(entry, slot):
+        trial = other.trial
+        if trial is None or not allows(trial.phase, "fail"):
+            continue
+        reason = f"went back with slot {slot.slot}, since they go together"
+        if last.problem:
+            reason += f": {last.problem.thing}: {last.problem.reason}"
+        error = DeploymentError(
+            f"release {trial.image.image.label()}", reason, last.problem.fix if last.problem else None
+        )
+        moved = advanced(
+            trial, "fail", now, verdict=verdict, problem=problem_of(error), culprit=slot.slot,
+            attempts=last.attempts, retry_at=None,
+        )  # fmt: skip
+        entry = with_slot(entry, replace(other, deployment=moved))
+    return entry
+
+
+def _after_commit(entry: Entry, slot: SlotEntry, step: steps.Step, now: datetime, _limits: Limits) -> Entry:
+    """It becomes known-good, at once with all that it goes together with: one write says so of them all."""
     trial = slot.trial
     if trial is None:
         return entry
-    if withdrawn(trial.image, entry.marks):  # while it was being committed
-        error = Revoked(f"release {trial.image.image.label()}", "the owner withdrew it while it was committed")
-        moved = advanced(trial, "fail", now, verdict="supersede", problem=problem_of(error))
-        return with_slot(entry, replace(slot, deployment=moved))
+    slot = replace(slot, deployment=replace(trial, finished=step.kind))
+    entry = with_slot(entry, slot)
+    group = [(member, member.trial) for member in members(entry, slot) if member.trial]
+    if any((one.phase, one.finished) != ("committing", step.kind) for _, one in group):
+        return entry
+    for member, one in group:
+        if withdrawn(one.image, entry.marks):  # while it was being committed
+            error = Revoked(f"release {one.image.image.label()}", "the owner withdrew it while it was committed")
+            moved = advanced(one, "fail", now, verdict="supersede", problem=problem_of(error))
+            return partners_go_back(entry, replace(member, deployment=moved), now)
+    for member, one in group:
+        entry = with_slot(entry, _committed(member, one, now))
+    return entry
+
+
+def _committed(slot: SlotEntry, trial: Deployment, now: datetime) -> SlotEntry:
     old = slot.previous if slot.known_good else None
     previous = slot.known_good or slot.previous
     moved = advanced(trial, "committed", now, attempts=0, unclear=0)
     litter = (*slot.litter, old) if old else slot.litter
-    return with_slot(
-        entry,
-        replace(slot, known_good=trial.image, previous=previous, deployment=moved, litter=litter, since=trial.turned),
-    )
+    return replace(
+        slot, known_good=trial.image, previous=previous, deployment=moved, litter=litter, since=trial.turned
+    )  # fmt: skip
 
 
 def _after_prune(entry: Entry, slot: SlotEntry, step: steps.Step, _now: datetime, _limits: Limits) -> Entry:
@@ -73,10 +114,10 @@ def _after_rollback(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datet
     verdict = trial.verdict or "retry"
     moved = advanced(trial, _ROLLED_BACK[verdict], now, verdict=None, retry_at=None)
     if verdict == "retry":
-        moved = replace(moved, mode=None, retry_at=now + limits.wait(trial.attempts))
+        moved = replace(moved, mode=None, culprit="", retry_at=now + limits.wait(trial.attempts))
         return with_slot(entry, replace(slot, deployment=moved))
     rejected = dict(entry.rejected)
-    if verdict == "reject" and trial.problem:
+    if verdict == "reject" and trial.problem and not trial.culprit:
         rejected[trial.image.digest] = Rejection(trial.image.digest, slot.slot, trial.problem, now)
     return with_slot(entry, replace(slot, deployment=moved, litter=(*slot.litter, trial.image)), rejected=rejected)
 

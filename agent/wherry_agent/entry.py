@@ -59,6 +59,8 @@ class Deployment:
             again, which does no harm.
         fetched_bytes, total_bytes: of the download. What was fetched is not journaled.
         gate, deadline: what is asking the candidate now, and when it ends at the latest. Not journaled.
+        group: names of all slots that move in this attempt together or not at all; empty when it is alone.
+        culprit: the slot of its group for whose failure this one went back, or waits; empty when it is its own.
     """
 
     id: str
@@ -81,6 +83,8 @@ class Deployment:
     total_bytes: int = 0
     gate: str | None = None
     deadline: datetime | None = None
+    group: tuple[str, ...] = ()
+    culprit: str = ""
 
     @property
     def active(self) -> bool:

@@ -6,8 +6,9 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.errors import (
     EngineError,
     RouteError,
@@ -18,7 +19,7 @@ from wherry_agent import steps
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import container_name
 from wherry_agent.events import Blame, Cancelled, Done, Failed, GateAsked, News, Outcome, StepProgress
-from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Route, StepCancelled
+from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progress, Route, StepCancelled
 from wherry_agent.trial import Examiner, Verdict
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,13 @@ class Settings:
     ports: range
 
 
+class OwnSlot(Protocol):
+    """Does the steps of the slot that holds the agent itself (see `self_update.SelfUpdate`)."""
+
+    def run(self, step: steps.Step, cancel: Cancel, progress: Progress) -> Outcome:
+        """Do a step, or raise what went wrong."""
+
+
 class Executor:
     """Runs one step at a time, in the worker's thread."""
 
@@ -49,6 +57,7 @@ class Executor:
         examiner: Examiner,
         host: Host,
         before_stop: Callable[[], None] = lambda: None,
+        own: OwnSlot | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -57,12 +66,19 @@ class Executor:
         self._examiner = examiner
         self._host = host
         self._before_stop = before_stop
+        self._own = own
 
     def run(self, step: steps.Step, cancel: Cancel, tell: Callable[[News], None]) -> Outcome:
         """Do a step. Never raises: whatever goes wrong is an outcome."""
+
+        def progress(done: int, total: int) -> None:
+            tell(StepProgress(step, done, total))
+
         try:
+            if step.slot == AGENT_SLOT and self._own is not None:
+                return self._own.run(step, cancel, progress)
             if isinstance(step, steps.Fetch):
-                self._fetcher.fetch(step.image, cancel, lambda done, total: tell(StepProgress(step, done, total)))
+                self._fetcher.fetch(step.image, cancel, progress)
                 return Done()
             if isinstance(step, steps.Probe | steps.Soak):
                 return self._examine(step, cancel, tell)
@@ -117,7 +133,7 @@ class Executor:
         verdict = self._examiner.probe(name, step.image, cancel, lambda *_: None)
         if verdict.failure is not None:
             return Failed(verdict.failure, "world", verdict.gates)
-        self._turn(step.slot_port, self._port(name))
+        self._turn({step.slot_port: self._port(name)})
         return Done(verdict.gates)
 
     def _stage(self, step: steps.Stage) -> None:
@@ -155,9 +171,12 @@ class Executor:
         self._engine.stop(self._name(step.slot, step.image), step.image.image.run.drain_seconds)
 
     def _switch(self, step: steps.Switch) -> None:
-        name = self._name(step.slot, step.image)
-        self._engine.restart_policy(name, "unless-stopped")
-        self._turn(step.slot_port, self._port(name))
+        turns = {}
+        for turn in (step, *step.partners):
+            name = self._name(turn.slot, turn.image)
+            self._engine.restart_policy(name, "unless-stopped")
+            turns[turn.slot_port] = self._port(name)
+        self._turn(turns)
 
     def _port(self, name: str) -> int:
         container = self._engine.inspect(name)
@@ -165,14 +184,16 @@ class Executor:
             raise EngineError(f"container {name}", "does not run")
         return container.port
 
-    def _turn(self, slot_port: int, port: int) -> None:
+    def _turn(self, turns: Mapping[int, int]) -> None:
+        """Turn stable ports to the ports of containers, all in one transaction."""
         routes = dict(self._route.read())
-        if routes.get(slot_port) == port:
+        if turns.items() <= routes.items():
             return
-        self._route.apply({**routes, slot_port: port})
-        found = self._route.read().get(slot_port)
-        if found != port:
-            raise RouteError(f"port {slot_port}", f"is turned to {found} after being turned to {port}")
+        self._route.apply({**routes, **turns})
+        found = self._route.read()
+        for stable, port in turns.items():
+            if found.get(stable) != port:
+                raise RouteError(f"port {stable}", f"is turned to {found.get(stable)} after being turned to {port}")
 
     def _commit(self, step: steps.Commit) -> None:
         self._port(self._name(step.slot, step.image))
@@ -270,7 +291,7 @@ class Executor:
         raise error
 
     def _ensure_route(self, step: steps.EnsureRoute) -> None:
-        self._turn(step.slot_port, step.port)
+        self._turn({turn.slot_port: turn.port for turn in (step, *step.partners)})
 
 
 _ACTIONS: Mapping[type, Callable[[Executor, Any], None]] = {

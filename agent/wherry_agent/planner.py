@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.messages import Phase
+from wherry_agent.agent_slot import plan_agent, proving
 from wherry_agent.assignment import Assignment, TrustedImage
 from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, container_name, same, withdrawn
 from wherry_agent.ports import Container, Observed
-from wherry_agent.states import allows
 from wherry_agent.steps import (
     Commit,
     EnsureRoute,
@@ -30,6 +31,7 @@ from wherry_agent.steps import (
     Switch,
     Withdraw,
 )
+from wherry_agent.together import joint_mode, turn_back_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class _View:
     now: datetime
     limits: Limits
     broken: bool
+    mode: Mode | None = None
 
     def name(self, image: TrustedImage) -> str:
         return container_name(self.entry.device, self.slot.slot, image)
@@ -65,7 +68,7 @@ def plan(
 ) -> list[Step]:
     """The steps that bring the device from what it is to what it should be.
 
-    First whatever restores service, then deployments, removals and tidying, slot by slot.
+    First whatever restores service, then deployments, removals and tidying, slot by slot, the agent itself last.
 
     Args:
         desired: the verified assignment; None when it is not known (yet): what serves goes on serving.
@@ -77,14 +80,26 @@ def plan(
     """
     limits = limits or Limits()
     views = [
-        _View(slot, desired, observed, entry, now, limits, name in broken) for name, slot in sorted(entry.slots.items())
+        _View(slot, desired, observed, entry, now, limits, name in broken)
+        for name, slot in sorted(entry.slots.items())
+        if name != AGENT_SLOT
     ]
-    steps: list[Step] = [step for view in views for step in _serving(view)]
+    steps = turn_back_together((step for view in views for step in _serving(view)), entry)
     steps += [step for view in views for step in _withdrawing(view)]
     steps += [step for view in views for step in _standing_down(view)]
+    own = plan_agent(desired, observed, entry, now, limits)
+    if proving(entry):
+        return steps + own
+    groups: dict[tuple[str, ...], list[_View]] = {}
     for view in views:
-        steps += _deploying(view, view.slot.trial) if view.slot.trial else _settled(view)
-    return steps + _strangers(observed, entry)
+        trial = view.slot.trial
+        if trial and trial.group:
+            groups.setdefault(trial.group, []).append(view)
+        else:
+            steps += _deploying(view, trial) if trial else _settled(view)
+    for group, members in groups.items():
+        steps += _abreast(members, whole=len(members) == len(group))
+    return steps + own + _strangers(observed, entry)
 
 
 def _serving(view: _View) -> Iterator[Step]:
@@ -147,7 +162,7 @@ def _stage(view: _View, image: TrustedImage) -> list[Step]:
 
 
 def _start(view: _View, image: TrustedImage) -> list[Step]:
-    mode = choose_mode(view.slot, view.observed, image, view.limits, view.runs(view.slot.known_good))
+    mode = view.mode or choose_mode(view.slot, view.observed, image, view.limits, view.runs(view.slot.known_good))
     start = Start(view.slot.slot, image, mode)
     if mode == "replace" and view.slot.known_good and view.runs(view.slot.known_good):
         return [Retire(view.slot.slot, view.slot.known_good), start]
@@ -198,16 +213,54 @@ _PAST_SWITCH = ("switching", "soaking", "committing")
 _POSITION: Mapping[str, int] = {"admitted": 0, **{phase: index for index, (phase, _, _) in enumerate(_WAY)}}
 
 
+def _position(trial: Deployment) -> int:
+    """Which part of the way comes next."""
+    position = _POSITION[trial.phase]
+    return position + (trial.phase != "admitted" and trial.finished == _WAY[position][1])
+
+
+def _abreast(views: list[_View], whole: bool) -> list[Step]:
+    """The rest of the way of slots that go together: none begins a part of it before all have ended the one before."""
+    trials = [(view, view.slot.trial) for view in views if view.slot.trial]
+    due = {view.slot.slot for view, trial in trials if view.limits.due(trial.retry_at, view.now)}
+    back: list[Step] = [
+        Rollback(view.slot.slot, trial.image)
+        for view, trial in trials
+        if trial.phase == "rolling_back" and view.slot.slot in due
+    ]
+    if back or not whole or any(trial.phase == "rolling_back" for _, trial in trials):
+        return back
+    held = any(_held_off(view) for view in views) and trials[0][1].phase not in _PAST_SWITCH
+    slots, available = [view.slot for view in views], views[0].observed.memory_available_mb
+    mode = joint_mode(slots, available, views[0].limits, any(view.runs(view.slot.known_good) for view in views))
+    steps: list[Step] = []
+    for index in range(min(_position(trial) for _, trial in trials), len(_WAY) if not held else 1):
+        turn = [(replace(view, mode=mode), trial) for view, trial in trials if _position(trial) <= index]
+        steps += _joined(
+            step for view, trial in turn if view.slot.slot in due for step in _WAY[index][2](view, trial.image)
+        )
+        if any(view.slot.slot not in due for view, _ in turn):
+            break
+    return steps
+
+
+def _joined(steps: Iterable[Step]) -> list[Step]:
+    """The same steps, switches as one."""
+    found = list(steps)
+    switches = [step for step in found if isinstance(step, Switch)]
+    if not switches:
+        return found
+    first, *others = switches
+    return [replace(first, partners=tuple(others))]
+
+
 def _deploying(view: _View, trial: Deployment) -> list[Step]:
     """The rest of the way of a deployment that is under way."""
     if not view.limits.due(trial.retry_at, view.now):
         return []
     if trial.phase == "rolling_back":
         return [Rollback(view.slot.slot, trial.image)]
-    position = _POSITION[trial.phase]
-    if trial.phase != "admitted" and trial.finished == _WAY[position][1]:
-        position += 1
-    way = [step for _, _, make in _WAY[position:] for step in make(view, trial.image)]
+    way = [step for _, _, make in _WAY[_position(trial) :] for step in make(view, trial.image)]
     if _held_off(view) and trial.phase not in _PAST_SWITCH:
         return [step for step in way if isinstance(step, Fetch)]
     return way
@@ -256,60 +309,19 @@ def _strangers(observed: Observed, entry: Entry) -> list[Step]:
     return [Prune(slot, tuple(sorted(names)), ()) for slot, names in sorted(lost.items())]
 
 
-def to_admit(
-    desired: Assignment | None, entry: Entry, now: datetime, limits: Limits
-) -> list[tuple[SlotEntry, TrustedImage]]:
-    """Slots whose desired release should be given to admission now."""
-    if desired is None:
-        return []
-    found = []
-    for name, image in sorted(desired.slots.items()):
-        slot = entry.slots.get(name)
-        if slot and not slot.trial and not same(slot.known_good, image) and _may_try(slot, image, entry, now, limits):
-            found.append((slot, image))
-    return found
-
-
-def _may_try(slot: SlotEntry, image: TrustedImage, entry: Entry, now: datetime, limits: Limits) -> bool:
-    last = slot.deployment
-    if last is None or not same(last.image, image):
-        return True
-    if last.phase == "rejected":
-        return image.digest not in entry.rejected
-    if last.phase == "refused":
-        return limits.due(last.retry_at, now)
-    return True
-
-
-def to_supersede(desired: Assignment | None, entry: Entry) -> list[tuple[SlotEntry, str]]:
-    """Slots whose deployment must give way, with what takes its place.
-
-    A first deployment that already answers callers is let finish: nothing else would serve. One that the owner
-    withdrew gives way whether or not it is known what is wanted instead.
-    """
-    found = []
-    for name, slot in sorted(entry.slots.items()):
-        trial = slot.trial
-        if trial is None or not allows(trial.phase, "supersede"):
-            continue
-        if withdrawn(trial.image, entry.marks):
-            found.append((slot, "the owner, who withdrew it"))
-            continue
-        wanted = desired.slots.get(name) if desired else None
-        if desired is None or same(trial.image, wanted):
-            continue
-        if slot.known_good or not (trial.holds_route or trial.phase == "switching"):
-            found.append((slot, f"release {wanted.image.label()}" if wanted else "an empty slot"))
-    return found
-
-
 def assign_ports(
     entry: Entry, slots: Mapping[str, TrustedImage], fixed: Mapping[str, int], base: int
 ) -> dict[str, int]:
-    """Stable ports of slots: explicit ones first, then from `base` upwards in order of appearance, for ever."""
+    """Stable ports of slots: explicit ones first, then from `base` upwards in order of appearance, for ever.
+
+    The agent's own slot has none.
+    """
     ports = {name: slot.port for name, slot in entry.slots.items()}
     for name in sorted(slots):
         if name in ports:
+            continue
+        if name == AGENT_SLOT:
+            ports[name] = 0
             continue
         taken = {*ports.values(), *(port for other, port in fixed.items() if other != name)}
         port = fixed.get(name, base)

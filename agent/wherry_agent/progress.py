@@ -10,11 +10,13 @@ from typing import Any
 from wherry.errors import Tampered
 from wherry.messages import GateResult, Problem
 from wherry_agent import steps
+from wherry_agent.agent_slot import OwnVersionNoticed, own_version_noticed
 from wherry_agent.assignment import Marks, TrustedImage
-from wherry_agent.endings import ENDINGS, advanced, problem_of, with_slot
+from wherry_agent.endings import ENDINGS, advanced, partners_go_back, problem_of, with_slot
 from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, same, withdrawn
 from wherry_agent.events import Cancelled, Done, Failed, GateAsked, StepFinished, StepProgress
 from wherry_agent.states import Move, allows, next_phase
+from wherry_agent.together import JOINT_MOVES, members, partners
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +37,36 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A new attempt at a release begins."""
+    """A new attempt at a release begins.
+
+    Attributes:
+        group: all slots that move together in it; empty when it is alone.
+    """
 
     slot: str
     image: TrustedImage
+    group: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A release is not even tried, for now."""
+    """A release is not even tried, for now.
+
+    Attributes:
+        culprit: the slot that is to blame, if it is another one that goes together with this.
+    """
 
     slot: str
     image: TrustedImage
     problem: Problem
+    culprit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several facts, taken in by one write."""
+
+    facts: tuple[Admitted | Refused, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +91,20 @@ class Cleared:
     digest: str
 
 
-Fact = Booted | Accepted | Admitted | Refused | Began | StepFinished | StepProgress | GateAsked | Superseded | Cleared
+Fact = (
+    Booted
+    | Accepted
+    | Admitted
+    | Refused
+    | Together
+    | Began
+    | StepFinished
+    | StepProgress
+    | GateAsked
+    | Superseded
+    | Cleared
+    | OwnVersionNoticed
+)
 
 
 def advance(entry: Entry, fact: Fact, now: datetime, limits: Limits) -> Entry:
@@ -91,7 +123,12 @@ def _booted(entry: Entry, fact: Booted, now: datetime, limits: Limits) -> Entry:
             trial = slot.trial
             if trial and allows(trial.phase, "reboot"):
                 slots[name] = replace(slot, deployment=_rebooted(trial, now, limits))
-    return replace(entry, boot_id=fact.boot_id, starts=entry.starts + 1, slots=slots)
+    booted = replace(entry, boot_id=fact.boot_id, starts=entry.starts + 1, slots=slots)
+    for name, slot in slots.items():
+        before = entry.slots[name].trial
+        if slot.trial and before and slot.trial.phase == "rolling_back" != before.phase:
+            booted = partners_go_back(booted, slot, now)
+    return booted
 
 
 def _rebooted(trial: Deployment, now: datetime, limits: Limits) -> Deployment:
@@ -131,9 +168,9 @@ def _admitted(entry: Entry, fact: Admitted, now: datetime, _limits: Limits) -> E
     slot = entry.slots[fact.slot]
     last = slot.deployment
     if last and last.phase == "refused" and same(last.image, fact.image):
-        deployment = advanced(last, "admit", now, problem=None, retry_at=None)
+        deployment = advanced(last, "admit", now, problem=None, retry_at=None, group=fact.group, culprit="")
         return with_slot(entry, replace(slot, deployment=deployment))
-    deployment = _new(entry, slot, fact.image, "admit", now)
+    deployment = replace(_new(entry, slot, fact.image, "admit", now), group=fact.group)
     return with_slot(entry, replace(slot, deployment=deployment), deployments=entry.deployments + 1)
 
 
@@ -146,9 +183,16 @@ def _refused(entry: Entry, fact: Refused, now: datetime, limits: Limits) -> Entr
         deployment, count = _new(entry, slot, fact.image, "refuse", now), count + 1
     attempts = deployment.attempts + 1
     deployment = replace(
-        deployment, problem=fact.problem, attempts=attempts, retry_at=now + limits.wait(attempts + 4)
+        deployment, problem=fact.problem, attempts=attempts, retry_at=now + limits.wait(attempts + 4),
+        culprit=fact.culprit,
     )  # fmt: skip
     return with_slot(entry, replace(slot, deployment=deployment), deployments=count)
+
+
+def _together(entry: Entry, fact: Together, now: datetime, limits: Limits) -> Entry:
+    for one in fact.facts:
+        entry = advance(entry, one, now, limits)
+    return entry
 
 
 def _began(entry: Entry, fact: Began, now: datetime, _limits: Limits) -> Entry:
@@ -162,25 +206,33 @@ def _began(entry: Entry, fact: Began, now: datetime, _limits: Limits) -> Entry:
     elif isinstance(step, steps.Retire):
         changes["mode"] = "replace"
     move: Move = step.move  # type: ignore[assignment]
+    for other in partners(entry, slot):
+        if other.trial and move in JOINT_MOVES and next_phase(other.trial.phase, move) != other.trial.phase:
+            entry = with_slot(entry, replace(other, deployment=advanced(other.trial, move, now)))
+        elif other.trial and changes:  # overlap for all, or replace for all
+            entry = with_slot(entry, replace(other, deployment=replace(other.trial, **changes)))
     return with_slot(entry, replace(slot, deployment=advanced(slot.deployment, move, now, **changes)))
 
 
 def _superseded(entry: Entry, fact: Superseded, now: datetime, _limits: Limits) -> Entry:
-    slot = entry.slots[fact.slot]
-    if slot.deployment is None:
-        return entry
-    thing, reason = f"release {slot.deployment.image.image.label()}", f"gave way to {fact.by}"
-    problem = Problem(code="conflict", thing=thing, reason=reason, fix="Nothing to do")
-    moved = advanced(slot.deployment, "supersede", now, problem=problem, verdict="supersede", retry_at=None)
-    litter = slot.litter if moved.active else (*slot.litter, moved.image)
-    return with_slot(entry, replace(slot, deployment=moved, litter=litter))
+    """A deployment gives way, and with it those that go together with it."""
+    for slot in members(entry, entry.slots[fact.slot]):
+        if slot.deployment is None or not allows(slot.deployment.phase, "supersede"):
+            continue  # it gave way with another one
+        thing, reason = f"release {slot.deployment.image.image.label()}", f"gave way to {fact.by}"
+        problem = Problem(code="conflict", thing=thing, reason=reason, fix="Nothing to do")
+        moved = advanced(slot.deployment, "supersede", now, problem=problem, verdict="supersede", retry_at=None)
+        litter = slot.litter if moved.active else (*slot.litter, moved.image)
+        entry = with_slot(entry, replace(slot, deployment=moved, litter=litter))
+    return entry
 
 
 def _cleared(entry: Entry, fact: Cleared, _now: datetime, _limits: Limits) -> Entry:
     slots = dict(entry.slots)
+    meant = {name for name, slot in slots.items() if slot.deployment and slot.deployment.image.digest == fact.digest}
     for name, slot in slots.items():
         deployment = slot.deployment
-        if deployment and deployment.image.digest == fact.digest and deployment.retry_at:
+        if deployment and (name in meant or deployment.culprit in meant) and deployment.retry_at:
             slots[name] = replace(slot, deployment=replace(deployment, retry_at=None, attempts=0))
     return replace(entry, slots=slots, rejected={k: v for k, v in entry.rejected.items() if k != fact.digest})
 
@@ -213,7 +265,11 @@ def _finished(entry: Entry, fact: StepFinished, now: datetime, limits: Limits) -
         return ending(entry, slot, fact.step, now, limits)
     if fact.step.move is None or slot.trial is None:
         return entry
-    return with_slot(entry, replace(slot, deployment=_succeeded(slot.trial, fact.step, fact.outcome)))
+    entry = with_slot(entry, replace(slot, deployment=_succeeded(slot.trial, fact.step, fact.outcome)))
+    for other in partners(entry, slot) if isinstance(fact.step, steps.Switch) else ():
+        if other.trial:
+            entry = with_slot(entry, replace(other, deployment=replace(other.trial, finished=fact.step.kind)))
+    return entry
 
 
 def _succeeded(trial: Deployment, step: steps.Step, outcome: Done) -> Deployment:
@@ -246,8 +302,9 @@ def _failed(
         refused = isinstance(outcome.error, Tampered) and attempts >= limits.tampered_attempts
         at = now + limits.wait(attempts + 4) if refused else wait
         moved = advanced(trial, "refuse" if refused else "retry", now, attempts=attempts, retry_at=at, problem=problem)
-        return with_slot(entry, replace(slot, deployment=moved))
-    return with_slot(entry, replace(slot, deployment=_failed_trial(trial, step, outcome, now, limits)))
+        slot = replace(slot, deployment=moved)
+        return partners_go_back(entry, slot, now) if refused else with_slot(entry, slot)
+    return partners_go_back(entry, replace(slot, deployment=_failed_trial(trial, step, outcome, now, limits)), now)
 
 
 def _failed_trial(
@@ -266,10 +323,12 @@ _REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
     Accepted: _accepted,
     Admitted: _admitted,
     Refused: _refused,
+    Together: _together,
     Began: _began,
     StepFinished: _finished,
     StepProgress: _progress,
     GateAsked: _asked,
     Superseded: _superseded,
     Cleared: _cleared,
+    OwnVersionNoticed: own_version_noticed,
 }

@@ -8,23 +8,25 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.errors import ServerError, StoreError, WherryError
 from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
-from wherry_agent.admission import admit
+from wherry_agent.agent_slot import noticed
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
-from wherry_agent.endings import problem_of
-from wherry_agent.entry import Entry, SlotEntry, container_name, same
+from wherry_agent.entrance import Entrance
+from wherry_agent.entry import Entry, container_name
 from wherry_agent.intake import Background, Intake, tells_news
 from wherry_agent.journal import Journal
 from wherry_agent.long_soak import look
 from wherry_agent.outbox import Outbox
-from wherry_agent.planner import assign_ports, plan, to_admit, to_supersede
-from wherry_agent.ports import ActiveSlot, Observed, Room
+from wherry_agent.planner import assign_ports, plan
+from wherry_agent.ports import ActiveSlot, Observed
 from wherry_agent.recheck import LaterChecks
 from wherry_agent.recovery import rebuild
 from wherry_agent.reporter import active_slots
 from wherry_agent.watch import Watch
+from wherry_agent.wishes import admitted, refused, to_admit, to_supersede
 from wherry_agent.world import Policy, StepWorker, World
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Reconciler:
         self._policy = policy
         self._worker = worker
         self._intake = Intake(world.trust, world.source, aide, world.put, world.clock)
+        self._entrance = Entrance(world, policy)
         self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts)
         look_at = partial(look, world.engine, world.prober)
         self._later = LaterChecks(world.recheck, look_at, aide, world.put, policy.golden_seconds)
@@ -130,7 +133,8 @@ class Reconciler:
             case events.HealthChecked():
                 self._watch.take(event, self.entry, self._observed)
             case events.GoldenRechecked() | events.Looked():
-                self._judged(event, now)
+                if self._later.take(event, self.entry, now):
+                    self._say_later(event.slot)
             case events.Tick():
                 self._watch.ask(self.entry, self._observed)
                 self._later.ask(self.entry, self._observed, now)
@@ -203,10 +207,6 @@ class Reconciler:
         if isinstance(step, steps.FallBack) and isinstance(outcome, events.Done):
             self._say_later(step.slot)
 
-    def _judged(self, event: events.GoldenRechecked | events.Looked, now: datetime) -> None:
-        if self._later.take(event, self.entry, now):
-            self._say_later(event.slot)
-
     def _say_later(self, name: str) -> None:
         """What is wrong with a slot's committed release, or that nothing is any more."""
         slot = self.entry.slots.get(name)
@@ -246,7 +246,7 @@ class Reconciler:
             containers = self._world.engine.observe()
         except WherryError as error:
             self._outbox.trouble("engine", error)
-            self._observed = Observed({}, routes, self._observed.memory_available_mb, lock)
+            self._observed = Observed({}, routes, self._observed.memory_available_mb, lock, self._world.own_version())
             return False
         self._outbox.clear("engine")
         if due:
@@ -255,7 +255,8 @@ class Reconciler:
                 self._outbox.clear("route")
             except WherryError as error:
                 self._outbox.trouble("route", error)
-        self._observed = Observed(containers, routes, self._world.host.memory_available_mb(), lock)
+        memory = self._world.host.memory_available_mb()
+        self._observed = Observed(containers, routes, memory, lock, self._world.own_version())
         return True
 
     def _rebuild(self) -> None:
@@ -282,28 +283,19 @@ class Reconciler:
 
     def _open_and_close(self, now: datetime) -> None:
         """Deployments that must give way do, and wanted releases meet admission."""
+        other = noticed(self.entry, self._observed.agent)
+        if other is not None:
+            self._journal.apply(other, now)
         for slot, by in to_supersede(self._desired, self.entry):
             self._journal.apply(progress.Superseded(slot.slot, by), now)
             self._outbox.record(self.entry, now)  # its successor may take its place in this very turn
-        for slot, image in to_admit(self._desired, self.entry, now, self._policy.limits):
-            problem = self._admission(slot, image)
-            if problem is None:
-                self._journal.apply(progress.Admitted(slot.slot, image), now)
+        for wishes in to_admit(self._desired, self.entry, now, self._policy.limits):
+            refusal = self._entrance.ask(wishes, self.entry)
+            if refusal is None:
+                self._journal.apply(admitted(wishes), now)
             else:
-                _log.warning("slot %s: refused: %s", slot.slot, problem)
-                self._journal.apply(progress.Refused(slot.slot, image, problem_of(problem)), now)
-
-    def _admission(self, slot: SlotEntry, image: TrustedImage) -> WherryError | None:
-        host, entry, policy = self._world.host, self.entry, self._policy
-        try:
-            room = Room(host.disk_free_bytes(), host.memory_total_mb(), self._world.engine.has_image(image))
-        except WherryError as error:
-            return error
-        # The release before served these callers already.
-        running = None if same(image, slot.previous) else slot.known_good
-        return admit(
-            image, policy.profile, policy.facts, room, entry.rejected, entry.marks, policy.watermark_bytes, running
-        )  # fmt: skip
+                _log.warning("slot %s: refused: %s", *refusal)
+                self._journal.apply(refused(wishes, self.entry, *refusal), now)
 
     def _may(self, step: steps.Step, now: datetime) -> bool:
         """Whether a step's own wait is over. Steps of a deployment wait by the journal instead."""
@@ -328,7 +320,8 @@ class Reconciler:
     def _give_way(self, running: steps.Step, ready: list[steps.Step]) -> None:
         """A newer wish cancels the running step; a slot that is down cancels a download."""
         unwanted = any(slot.slot == running.slot for slot, _ in to_supersede(self._desired, self.entry))
-        pressing = isinstance(running, steps.Fetch) and any(step.urgent for step in ready)
+        patient = isinstance(running, steps.Fetch) or running.slot == AGENT_SLOT
+        pressing = patient and any(step.urgent for step in ready)
         if running.interruptible and (unwanted or pressing):
             self._worker.cancel()
 

@@ -46,6 +46,9 @@ PHASE_TABLE: Mapping[tuple[Phase | None, Move], Phase] = {
     ("committing", "commit"): "committing",
     ("committing", "committed"): "committed",
     **{(phase, "fail"): "rolling_back" for phase in _TRIAL},
+    # A release that was to go together with it failed.
+    ("admitted", "fail"): "rolling_back",
+    ("fetching", "fail"): "rolling_back",
     **{(phase, "supersede"): "rolling_back" for phase in _TRIAL if phase != "committing"},
     # After a reboot containers and routes are what the engine brought back: go through the gates again.
     **{(phase, "reboot"): "staging" for phase in _TRIAL},

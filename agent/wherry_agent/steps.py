@@ -94,10 +94,15 @@ class Probe(Step):
 
 @dataclass(frozen=True, slots=True)
 class Switch(Step):
-    """Turn the slot's stable port to the candidate."""
+    """Turn the slot's stable port to the candidate.
+
+    Attributes:
+        partners: of slots that go together with it: all ports turn in one transaction.
+    """
 
     image: TrustedImage
     slot_port: int
+    partners: tuple[Switch, ...] = ()
 
     move = "switch"
 
@@ -189,6 +194,21 @@ class FallBack(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class GoBack(Step):
+    """Leave the agent's place to another version of it: its owner withdrew the one that runs.
+
+    Attributes:
+        image: what runs.
+        back_to: what is to run; None for the agent that was installed.
+    """
+
+    image: TrustedImage
+    back_to: TrustedImage | None = None
+
+    urgent = True
+
+
+@dataclass(frozen=True, slots=True)
 class EnsureServing(Step):
     """Bring a dead release back to life; `restart` also when it runs but does not answer."""
 
@@ -201,10 +221,15 @@ class EnsureServing(Step):
 
 @dataclass(frozen=True, slots=True)
 class EnsureRoute(Step):
-    """Turn the slot's stable port to the container that should serve."""
+    """Turn the slot's stable port to the container that should serve.
+
+    Attributes:
+        partners: of slots that went ahead together with it: all ports go back in one transaction.
+    """
 
     image: TrustedImage
     slot_port: int
     port: int
+    partners: tuple[EnsureRoute, ...] = ()
 
     urgent = True

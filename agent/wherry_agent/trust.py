@@ -116,8 +116,8 @@ class Trust:
         reference = max(now, marks.floor)
         found = self._refresh(marks, reference, online)
         assignment = check_assignment(received, found, self._device, self._profile)
-        check_new(received, assignment, found, marks, reference, serving or {})
-        return assignment, raise_accepted(assignment, raise_versions(found, marks, reference))
+        back = check_new(received, assignment, found, marks, reference, serving or {})
+        return assignment, raise_accepted(assignment, raise_versions(found, marks, reference), back)
 
     def refresh(self, marks: Marks, now: datetime) -> Marks:
         """Fetch the newest metadata without an assignment: this is how a withdrawn release becomes known.

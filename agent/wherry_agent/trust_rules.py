@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from wherry.errors import (
@@ -29,7 +29,7 @@ from wherry.metadata import MAX_VERSION, check_expiry, read_metadata, signed_ima
 from wherry.release import parse_target_path
 from wherry.roles import ASSIGNMENT_FIELD, ASSIGNMENT_SCHEMA, DIRECTOR
 from wherry.schemas import load_json, parse_schema
-from wherry_agent.assignment import Assignment, Marks, TrustedImage
+from wherry_agent.assignment import Assignment, Marks, TrustedImage, mark_above, model_key, slot_key
 from wherry_agent.entry import withdrawn
 
 ASSIGNMENT_LIMIT = 262_144
@@ -45,6 +45,14 @@ class AssignmentField(BaseModel):
 
     device: DeviceId
     slots: Annotated[dict[SlotName, str], Field(max_length=MAX_SLOTS)]
+    together: Annotated[list[Annotated[list[SlotName], Field(min_length=2)]], Field(max_length=MAX_SLOTS)] = []
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        named = [slot for group in self.together for slot in group]
+        if len(named) != len(set(named)) or not set(named) <= self.slots.keys():
+            raise ValueError("together names a slot twice, or one that has no image")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,8 @@ def check_assignment(received: Received, found: Verified, device: str, profile: 
     for image in slots.values():
         if image.image.profile != profile:
             raise WrongProfile(_name(image), f"is made for {image.image.profile}, this device is {profile}")
-    return Assignment(device, received.sequence, metadata.signed.expires, slots)
+    together = tuple(frozenset(group) for group in received.field.together)
+    return Assignment(device, received.sequence, metadata.signed.expires, slots, together)
 
 
 def check_new(
@@ -166,29 +175,27 @@ def check_new(
     marks: Marks,
     reference: datetime,
     serving: Mapping[str, str],
-) -> None:
-    """Refuse an assignment that is not the newest word of the server, or that takes a slot back in time.
+) -> frozenset[str]:
+    """Refuse an assignment that is not the newest word of the server; the slots that it would take back in time.
 
-    An image that serves in the same slot anyway (`serving`, slot to digest) takes nothing back.
+    These raise no mark, and admission refuses them: the other slots go on. An image that serves in the same slot
+    anyway (`serving`, slot to digest) takes nothing back.
 
     Raises:
         Replayed: its sequence is not above the mark.
         Expired: its time has come.
-        RolledBack: a slot would get an older release than it had.
     """
     mark = effective_marks(found, marks)[DIRECTOR]
     if assignment.sequence <= mark:
         raise Replayed("assignment", f"has sequence {assignment.sequence}, this device has accepted {mark}")
     check_expiry(received.metadata.signed, reference, "assignment")
     counters, newest = effective_counters(found, marks), raise_withdrawn(found, marks)
-    for slot, image in assignment.slots.items():
-        if withdrawn(image, newest):
-            continue  # it does not run anyway, so it takes nothing back
-        # A slot that has a mark of its own may keep its release while another slot moves ahead.
-        mark = counters.get(_slot_key(slot, image), counters.get(_model_key(image), 0))
-        if image.image.counter < mark and serving.get(slot) != image.digest:
-            reason = f"has counter {image.image.counter}, slot {slot} has had {mark}"
-            raise RolledBack(_name(image), reason)
+    return frozenset(
+        slot
+        for slot, image in assignment.slots.items()
+        # What is withdrawn does not run anyway, so it takes nothing back.
+        if not withdrawn(image, newest) and serving.get(slot) != image.digest and mark_above(slot, image, counters)
+    )
 
 
 def effective_counters(found: Verified, marks: Marks) -> dict[str, int]:
@@ -232,16 +239,16 @@ def raise_versions(found: Verified, marks: Marks, reference: datetime) -> Marks:
     )
 
 
-def raise_accepted(assignment: Assignment, marks: Marks) -> Marks:
+def raise_accepted(assignment: Assignment, marks: Marks, stepping_back: Container[str] = ()) -> Marks:
     """The marks after an assignment was accepted; slots that are no longer used lose their own mark.
 
-    A withdrawn image raises none, since it does not run; nor does it give its slot a mark of its own, which would
-    free the slot from the model's.
+    An image that is withdrawn or steps back raises none, since it does not run; nor does it give its slot a mark of
+    its own, which would free the slot from the model's.
     """
     counters = {key: value for key, value in marks.counters.items() if ":" not in key}
     for slot, image in assignment.slots.items():
-        own, model = _slot_key(slot, image), _model_key(image)
-        if not withdrawn(image, marks):
+        own, model = slot_key(slot, image), model_key(image)
+        if not withdrawn(image, marks) and slot not in stepping_back:
             counters[own] = max(marks.counters.get(own, 0), image.image.counter)
             counters[model] = max(counters.get(model, 0), image.image.counter)
         elif own in marks.counters:
@@ -292,11 +299,3 @@ def _digests(value: Any, path: str) -> Iterable[str]:
 
 def _name(image: TrustedImage) -> str:
     return f"release {image.image.label()}"
-
-
-def _model_key(image: TrustedImage) -> str:
-    return f"{image.image.model}/{image.image.profile}"
-
-
-def _slot_key(slot: str, image: TrustedImage) -> str:
-    return f"{slot}:{_model_key(image)}"

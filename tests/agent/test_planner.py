@@ -11,9 +11,10 @@ from agent_fakes import DEVICE, START, make_image
 from wherry.messages import Problem, UpdateLock
 from wherry_agent.assignment import Assignment, Marks
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, container_name
-from wherry_agent.planner import assign_ports, plan, to_admit, to_supersede
+from wherry_agent.planner import assign_ports, plan
 from wherry_agent.ports import Container, Observed
 from wherry_agent.reporter import active_slots
+from wherry_agent.wishes import to_admit, to_supersede
 
 V1, V2, V3 = make_image(1), make_image(2), make_image(3)
 PROBLEM = Problem(code="deployment.gate", thing="release vision 2", reason="wrong", fix="correct it")
@@ -191,7 +192,7 @@ def test_containers_of_slots_nobody_knows_are_swept():
 
 
 def wants(known, wanted, now=START):
-    return [image.image.version for _, image in to_admit(wanted, known, now, Limits())]
+    return [image.image.version for wishes in to_admit(wanted, known, now, Limits()) for _, image in wishes]
 
 
 def test_admission_is_asked_once_for_a_new_wish():

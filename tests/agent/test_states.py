@@ -49,7 +49,7 @@ def test_every_phase_is_reached_and_left_or_final():
 
 def test_a_gate_can_fail_before_the_commit_and_never_after_it():
     assert [phase for phase in PHASES if allows(phase, "fail")] == [
-        "staging", "starting", "probing", "switching", "soaking", "committing",
+        "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing",
     ]  # fmt: skip
     assert not allows("committing", "supersede")
 

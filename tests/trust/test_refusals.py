@@ -20,7 +20,7 @@ from wherry.errors import (
     WrongProfile,
 )
 from wherry.roles import ASSIGNMENT_FIELD
-from wherry_agent.assignment import Marks
+from wherry_agent.assignment import Marks, mark_above
 from wherry_agent.entry import withdrawn
 from wherry_agent.trust_rules import refused_sequence
 from wherry_cli import repository
@@ -35,6 +35,17 @@ def _refused(device, error, payload, **kwargs):
     assert type(caught.value) is error
     assert device.marks == before
     return caught.value
+
+
+def _steps_back(device, payload, slot, **kwargs):
+    """Accepted as the server's newest word; but the slot's mark stays where it was, above the image."""
+    counters = dict(device.marks.counters)
+    assignment = device.verify(payload, **kwargs)
+    mark = mark_above(slot, assignment.slots[slot], device.marks.counters)
+    assert mark > assignment.slots[slot].image.counter
+    assert all(device.marks.counters.get(key, 0) >= value for key, value in counters.items() if ":" not in key)
+    assert device.marks.counters.get(f"{slot}:vision/generic-amd64", mark) == mark
+    assert device.trust.stored(payload, device.marks, device.world.clock) == assignment
 
 
 def test_accepts_what_owner_and_server_signed(world, device):
@@ -223,10 +234,10 @@ def test_another_profiles_image(world, device):
 def test_older_release_in_the_same_slot(world, device):
     old, new = world.release(), world.release()
     device.verify(world.assign(1, {"main": new}))
-    _refused(device, RolledBack, world.assign(2, {"main": old}))
-    _refused(device, RolledBack, world.assign(2, {"other": old}))
-    device.verify(world.assign(2, {}))
-    _refused(device, RolledBack, world.assign(3, {"main": old}))
+    _steps_back(device, world.assign(2, {"main": old}), "main")
+    _steps_back(device, world.assign(3, {"other": old}), "other")
+    device.verify(world.assign(4, {}))
+    _steps_back(device, world.assign(5, {"main": old}), "main")
 
 
 def test_slot_that_stays_behind_is_no_rollback(world, device):
@@ -234,18 +245,19 @@ def test_slot_that_stays_behind_is_no_rollback(world, device):
     device.verify(world.assign(1, {"main": old}))
     device.verify(world.assign(2, {"main": old, "canary": new}))
     device.verify(world.assign(3, {"main": old, "canary": new, "third": world.release("words")}))
-    _refused(device, RolledBack, world.assign(4, {"main": new, "canary": old}))
-    device.verify(world.assign(4, {"main": new, "canary": new}))
+    _steps_back(device, world.assign(4, {"main": new, "canary": old}), "canary")
+    assert device.marks.counters["main:vision/generic-amd64"] == 2, "the other slot goes on"
+    device.verify(world.assign(5, {"main": new, "canary": new}))
 
 
 def test_told_to_keep_what_serves_after_a_newer_release_failed(world, device):
     good, wrong = world.release(), world.release()
     device.verify(world.assign(1, {"main": good}))
     device.verify(world.assign(2, {"main": wrong}))
-    _refused(device, RolledBack, world.assign(3, {"main": good}))
-    device.verify(world.assign(3, {"main": good}), serving={"main": good.digest})
+    _steps_back(device, world.assign(3, {"main": good}), "main")
+    device.verify(world.assign(4, {"main": good}), serving={"main": good.digest})
     assert device.marks.counters["main:vision/generic-amd64"] == 2
-    _refused(device, RolledBack, world.assign(4, {"main": good}))
+    _steps_back(device, world.assign(5, {"main": good}), "main")
 
 
 def test_what_serves_in_one_slot_is_still_a_step_back_in_another(world, device):
@@ -254,8 +266,8 @@ def test_what_serves_in_one_slot_is_still_a_step_back_in_another(world, device):
     device.verify(world.assign(1, {"canary": old}))
     device.verify(world.assign(2, {"canary": old, "main": new}))
     serving = {"canary": old.digest, "main": new.digest}
-    _refused(device, RolledBack, world.assign(3, {"canary": old, "main": old}), serving=serving)
-    device.verify(world.assign(3, {"canary": old, "main": new}), serving=serving)
+    _steps_back(device, world.assign(3, {"canary": old, "main": old}), "main", serving=serving)
+    device.verify(world.assign(4, {"canary": old, "main": new}), serving=serving)
 
 
 def test_older_timestamp(world, device):
@@ -330,8 +342,8 @@ def test_a_withdrawn_image_does_not_free_a_slot_from_the_counter_of_its_model(wo
     device.verify(world.assign(2, {}))
     _withdrawn_only(device, world.assign(3, {slot: world.image(older.path)}), older)
     assert device.marks.counters == {"vision/generic-amd64": 3}
-    _refused(device, RolledBack, world.assign(4, {slot: world.image(oldest.path)}))
-    device.verify(world.assign(4, {slot: world.image(newest.path)}))
+    _steps_back(device, world.assign(4, {slot: world.image(oldest.path)}), slot)
+    device.verify(world.assign(5, {slot: world.image(newest.path)}))
 
 
 def test_withdrawal_is_learned_without_an_assignment(world, device):
@@ -362,11 +374,10 @@ def _renamed(image, path):
     return type(image)(path, image.digest, image.manifest_bytes, image.image)
 
 
-def test_a_refusal_names_the_assignment_by_its_own_words_and_how_to_go_back(world, device):
-    old, new = world.release(), world.release()
-    device.verify(world.assign(1, {"main": new}))
-    payload = world.assign(7, {"main": old})
-    with pytest.raises(RolledBack, match=r"wherry release publish PACKAGE --again.*wherry rollout start") as found:
+def test_a_refusal_names_the_assignment_by_its_own_words(world, device):
+    image = world.release(profile="jetson-nano")
+    payload = world.assign(7, {"main": image})
+    with pytest.raises(WrongProfile) as found:
         device.verify(payload)
     assert refused_sequence(payload, found.value) == 7
     assert refused_sequence(payload, WrongDevice("assignment", "is for another")) == 0

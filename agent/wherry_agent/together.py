@@ -1,0 +1,87 @@
+"""Slots that go together or not at all: who belongs to whom, and what the device must hold for all of them. Pure.
+
+The members of a group take each phase side by side; from the switch on they share one phase, which one
+write of the journal gives to all of them. So whatever is read back after a crash is all-old or all-new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from wherry.errors import AdmissionError, WherryError
+from wherry_agent.assignment import TrustedImage
+from wherry_agent.entry import Entry, Limits, SlotEntry
+from wherry_agent.ports import Room
+from wherry_agent.steps import EnsureRoute, Mode, Step
+
+JOINT_MOVES = frozenset({"switch", "soak", "commit"})
+"""Moves that all members of a group make in one write."""
+Wish = tuple[SlotEntry, TrustedImage]
+"""A slot and the release that it is to get."""
+
+
+def partners(entry: Entry, slot: SlotEntry) -> list[SlotEntry]:
+    """The other slots of a deployment's group whose attempts are under way."""
+    own = slot.deployment.group if slot.deployment else ()
+    found = (entry.slots[name] for name in own if name != slot.slot and name in entry.slots)
+    return [other for other in found if other.trial and other.trial.group == own]
+
+
+def members(entry: Entry, slot: SlotEntry) -> list[SlotEntry]:
+    """A slot on trial and its partners, by name."""
+    return sorted([slot, *partners(entry, slot)], key=lambda member: member.slot)
+
+
+def is_whole(entry: Entry, slot: SlotEntry) -> bool:
+    """Whether nobody is missing of the group that a slot's trial belongs to."""
+    trial = slot.trial
+    return trial is None or len(members(entry, slot)) == max(len(trial.group), 1)
+
+
+def joint_mode(group: Sequence[SlotEntry], available_mb: int, limits: Limits, any_serves: bool) -> Mode:
+    """Overlap for all or replace for all: by what the releases of the whole group may use."""
+    for slot in group:
+        if slot.trial and slot.trial.mode:
+            return slot.trial.mode
+    need = sum(slot.trial.image.image.run.memory_mb for slot in group if slot.trial)
+    return "overlap" if not any_serves or available_mb - limits.reserve_mb >= need else "replace"
+
+
+def turn_back_together(steps: Iterable[Step], entry: Entry) -> list[Step]:
+    """Steps that restore service, with the ports of a group that goes back turned in one, after all is alive."""
+    kept: list[Step] = []
+    turns: dict[tuple[str, ...], list[EnsureRoute]] = {}
+    for step in steps:
+        slot = entry.slots[step.slot]
+        trial = slot.trial
+        if isinstance(step, EnsureRoute) and trial and trial.group and trial.phase == "rolling_back":
+            turns.setdefault(trial.group, []).append(step)
+        else:
+            kept.append(step)
+    for first, *others in turns.values():
+        kept.append(EnsureRoute(first.slot, first.image, first.slot_port, first.port, tuple(others)))
+    return kept
+
+
+def joint_room(wishes: Sequence[Wish], rooms: Sequence[Room], watermark_bytes: int) -> WherryError | None:
+    """Whether the device holds all releases of a group, each of which it could hold alone; None when it does."""
+    names = " and ".join(f"{image.image.label()} in slot {slot.slot}" for slot, image in wishes)
+    memory = sum(image.image.run.memory_mb for _, image in wishes)
+    if memory > rooms[0].memory_total_mb:
+        reason = f"the memory limits of {names} are {memory} MB together, this device has {rooms[0].memory_total_mb} MB"
+        return AdmissionError("releases that go together", reason)
+    fresh = {
+        image.digest: image.image for (_, image), room in zip(wishes, rooms, strict=True) if not room.image_present
+    }
+    need = sum(image.unpacked_bytes + image.download_bytes for image in fresh.values())
+    free = min(room.disk_free_bytes for room in rooms)
+    if need + watermark_bytes <= free:
+        return None
+    reason = (
+        f"{names} need {_mb(need)} of disk together and {_mb(watermark_bytes)} must stay free, but {_mb(free)} are free"
+    )
+    return AdmissionError("releases that go together", reason, "Free disk on the device; it tries again by itself")
+
+
+def _mb(number: int) -> str:
+    return f"{number / 1_000_000:.0f} MB"
