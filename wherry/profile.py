@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from wherry.agent_release import AGENT_RUNTIME
 from wherry.errors import ConfigError, InputError, UnsupportedSchema
 from wherry.identity import ProfileName
 from wherry.release import Needs, ReleaseImage
@@ -124,6 +125,7 @@ class HostFacts(_Model):
     sm: str | None = None
     system: str | None = None
     kernel: str | None = None
+    python: str | None = None
 
     def by_name(self) -> dict[str, str]:
         """What is known, as text, for reports and pages."""
@@ -223,11 +225,13 @@ def misfits(image: ReleaseImage, profile: DeviceProfile, facts: HostFacts | None
         ("execution provider", image.provider, able.providers),
         ("precision", image.precision, able.precisions),
     ):
-        if wanted not in offered:
+        if wanted not in (*offered, AGENT_RUNTIME):
             reasons.append(f"{what} {wanted} is not among this device's: {', '.join(offered)}")
     memory_mb = facts.memory_mb if facts else able.memory_mb
     if needs.memory_mb > memory_mb:
         reasons.append(f"needs {needs.memory_mb} MB of memory, this device has {memory_mb} MB")
+    if needs.python and facts and facts.python and facts.python not in needs.python:
+        reasons.append(f"is made for Python {' or '.join(needs.python)}, this device has {facts.python}")
     return reasons + _gpu_misfits(needs, able, facts)
 
 

@@ -11,8 +11,9 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.agent_release import AGENT_MODEL, AGENT_RUNTIME
 from wherry.errors import MalformedMessage
 from wherry.gates import DecimalText as DecimalText
 from wherry.gates import Gate as Gate
@@ -109,6 +110,7 @@ class Needs(_Model):
     Attributes:
         l4t: L4T majors it was built for, any of them; sm: GPU architectures it holds code for.
         cuda, tensorrt: majors it was built against ("12", "10"), any of them.
+        python: of the device itself ("3.11"), any of them; for releases of the agent.
     """
 
     memory_mb: int = 0
@@ -116,6 +118,7 @@ class Needs(_Model):
     sm: list[str] = []
     cuda: list[str] = []
     tensorrt: list[str] = []
+    python: list[str] = []
 
 
 class ReleaseImage(_Model):
@@ -145,7 +148,7 @@ class ReleaseImage(_Model):
     unpacked_bytes: int = Field(ge=0)
     download_bytes: int = Field(default=0, ge=0)
     layers: dict[str, int] = {}
-    runtime: Runtime
+    runtime: Runtime | Literal["agent"]
     provider: str
     precision: Precision
     signature: Signature | None = None
@@ -155,6 +158,12 @@ class ReleaseImage(_Model):
     breaking: bool = False
     min_counter: int = Field(default=0, ge=0)
     revoked: list[Digest] = []
+
+    @model_validator(mode="after")
+    def _agent_or_model(self) -> ReleaseImage:
+        if (self.runtime == AGENT_RUNTIME) != (self.model == AGENT_MODEL):
+            raise ValueError(f"{self.model} cannot have the runtime {self.runtime}")
+        return self
 
     def to_custom(self) -> dict[str, Any]:
         """The value of the TUF target's `custom` field."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wherry import __version__
-from wherry.errors import FitError, InputError, StoreError, WherryError
+from wherry.errors import ConfigError, Conflict, FitError, IdentityError, InputError, StoreError, WherryError
 from wherry_agent.installation import usual_state
 
 _LOG_BYTES = 1_000_000
@@ -52,9 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("--profile", help="device profile; detected when left out")
     enroll.set_defaults(command=_enroll)
     run = commands.add_parser("run", help="the daemon: verify, swap, watch and report")
-    run.add_argument("--config", type=Path, help="settings instead of STATE/agent.toml")
-    run.add_argument("--log", type=Path, metavar="FILE", help="log to this file, 2 MB at most with the one before it")
     run.set_defaults(command=_run)
+    supervise = commands.add_parser(
+        "supervise", help="run the daemon, and go back to the version before when a new one fails"
+    )
+    for command in (run, supervise):
+        command.add_argument("--config", type=Path, help="settings instead of STATE/agent.toml")
+        command.add_argument(
+            "--log", type=Path, metavar="FILE", help="log to this file, 2 MB at most with the one before it"
+        )
+    supervise.set_defaults(command=_supervise)
     status = commands.add_parser("status", help="what runs here, and how the last deployment ended")
     status.add_argument("--json", action="store_true", help="the reported state as JSON")
     status.add_argument("--watch", action="store_true", help="go on and show every change; end with Ctrl-C")
@@ -78,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     uninstall.add_argument("--yes", action="store_true", help="do not ask")
     uninstall.add_argument("--keep-state", action="store_true", help="keep the state folder: identity and journal")
     uninstall.set_defaults(command=_uninstall)
-    for command in (enroll, run, status, doctor, lock, unlock, cleanup, uninstall):
+    for command in (enroll, run, supervise, status, doctor, lock, unlock, cleanup, uninstall):
         command.add_argument(
             "--state",
             type=Path,
@@ -129,6 +136,17 @@ def _profile(wanted: str | None) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from wherry_agent.supervisor import CANNOT_RUN
+
+    try:
+        _run_agent(options)
+    except (ConfigError, IdentityError, Conflict) as error:  # no other version could help
+        print(_error_text(error), file=sys.stderr)  # noqa: T201
+        return CANNOT_RUN
+    return 0
+
+
+def _run_agent(options: argparse.Namespace) -> None:
     from wherry_agent.compose import run_agent
     from wherry_agent.config import load_config
 
@@ -139,7 +157,17 @@ def _run(options: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     run_agent(options.state, config)
-    return 0
+
+
+def _supervise(options: argparse.Namespace) -> int:
+    """A process into which nothing of a release and nothing heavy is loaded, under the number of this one."""
+    code = "import sys; sys.path.append(sys.argv[1]); from wherry_agent import supervisor; "
+    code += "sys.exit(supervisor.main(sys.argv[2:]))"
+    state = str(options.state.absolute())
+    arguments = ["--state", state, *(["--config", str(options.config.absolute())] if options.config else [])]
+    arguments += ["--log", str(options.log.absolute())] if options.log else []
+    here = str(Path(__file__).parent.parent)
+    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", code, here, state, *arguments])  # noqa: S606
 
 
 def _log_to(path: Path | None) -> logging.Handler:

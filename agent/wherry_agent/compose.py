@@ -34,14 +34,17 @@ from wherry_agent.prober import HttpProber
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.route.kernel import KernelRoute
 from wherry_agent.schedule import Schedule
+from wherry_agent.self_update import SelfUpdate
 from wherry_agent.server_client import ServerClient
 from wherry_agent.service_manager import ServiceManager
 from wherry_agent.spool import Spool
 from wherry_agent.state_folder import only_agent, write_status
+from wherry_agent.supervisor import RUNS_AS
 from wherry_agent.telemetry import Flusher, Sampler, StatsReader
 from wherry_agent.trial import Examiner
 from wherry_agent.trust import Trust
 from wherry_agent.update_lock import LockFile
+from wherry_agent.version_store import PARTS, VersionStore
 from wherry_agent.worker import Aide, Worker
 from wherry_agent.world import Policy, World
 
@@ -107,7 +110,7 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         parts = _assemble(state, config, identity, inbox, host, spool, link, client)
         stack.callback(parts.stop)
         schedule = Schedule()
-        schedule.every(config.tick_seconds, "tick", lambda: inbox.put(Tick()))
+        schedule.every(config.tick_seconds, "tick", _ticks(inbox.put))
         schedule.every(config.poll_seconds, "poll", lambda: _poll(client, inbox.put), soon=True)
         schedule.every(config.sample_seconds, "sample", parts.sampler.sample)
         schedule.every(config.flush_seconds, "flush", flusher.flush)
@@ -151,6 +154,7 @@ def _assemble(
     )  # fmt: skip
     golden_cases = GoldenCases(device.engine, prober, config.golden_limit_mb * 1_048_576)
     samplers: list[Sampler] = []
+    versions = VersionStore(state)
     executor = Executor(
         Settings(identity.device, range(config.first_port, config.last_port + 1)),
         device.engine,
@@ -159,14 +163,18 @@ def _assemble(
         Examiner(device.engine, prober, config.patience(), host, golden_cases),
         host,
         before_stop=lambda: samplers[0].farewell(),
-    )
+        own=SelfUpdate(
+            identity.device, device.engine, fetcher, versions, PARTS, lambda: _works(link, reconciler),
+            lambda: inbox.put(Stop()),
+        ),
+    )  # fmt: skip
     worker, aide = Worker(executor, inbox.put), Aide()
     journal = Journal(state / "journal.db", identity.device, config.limits())
     trust = make_trust(state, identity.device, identity.profile, identity.server_url, identity.ca_file)
     lock = LockFile(state)
     world = World(
         device.engine, device.route, host, prober, trust, client, link, spool, lock, now, inbox.put,
-        golden_cases.recheck,
+        golden_cases.recheck, versions.read,
     )  # fmt: skip
     local, status = LocalApi(state, lock, config.local_group, now), write_status(state)
 
@@ -193,6 +201,12 @@ def _assemble(
         journal.close()
 
     return _Parts(reconciler, samplers[0], answerer, stop)
+
+
+def _works(link: AgentLink, reconciler: Reconciler) -> frozenset[str]:
+    """What a next agent must be able to do as well as this one."""
+    slots = {f"slot:{slot.slot}" for slot in reconciler.active_slots()}
+    return frozenset(slots | ({"link"} if link.connected else set()))
 
 
 def _policy(config: AgentConfig, identity: Identity, device: Device, facts: HostFacts) -> Policy:
@@ -227,6 +241,16 @@ def _poll(client: ServerClient, put: Callable[[Event], None]) -> None:
     payload = client.fetch_assignment()
     if payload is not None:
         put(AssignmentReceived(payload, "https"))
+
+
+def _ticks(put: Callable[[Event], None]) -> Callable[[], None]:
+    """Ticks as long as the process that started this one lives: a supervisor that was killed must not be outlived."""
+    parent = os.getppid() if RUNS_AS in os.environ else None
+
+    def tick() -> None:
+        put(Tick() if parent in (None, os.getppid()) else Stop())
+
+    return tick
 
 
 def _stop_on_signals(put: Callable[[Event], None]) -> None:

@@ -230,6 +230,16 @@ class DockerEngine:
                 raise NotFound(f"file {path} of container {name}", "does not exist") from None
             return first_file(stream, path, limit)
 
+    def read_tree(self, name: str, path: str) -> Iterator[bytes]:
+        """A folder of a container that need not run, as a tar stream."""
+        self._ours(name)
+        with _wrapped(f"folder {path} of container {name}"):
+            try:
+                stream, _ = self._client.get_archive(name, path)
+            except docker.errors.NotFound:
+                raise NotFound(f"folder {path} of container {name}", "does not exist") from None
+            yield from stream
+
     def memory_bytes(self, name: str) -> int | None:
         """What the container's processes hold; file cache, which the kernel takes back, does not count."""
         self._ours(name)

@@ -6,7 +6,7 @@ Adapters implement the Protocols and wrap every foreign exception into `wherry.e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from wherry.messages import Record, ReleaseRef, StateReport, TelemetryBatch, UpdateLock
 from wherry.release import GoldenCase
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
+from wherry_agent.own_version import Running
 
 Clock = Callable[[], datetime]
 """The time now, aware, UTC."""
@@ -23,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 ContainerState = Literal["created", "running", "restarting", "paused", "exited", "dead", "removing"]
 RestartPolicy = Literal["no", "unless-stopped"]
+Way = Literal["kernel", "haproxy"]
+"""How callers of a slot's stable port reach a container: by a redirect of the kernel, or through a proxy."""
 
 
 class Cancel:
@@ -113,14 +116,18 @@ class Observed:
     Attributes:
         containers: this device's, by name.
         routes: slot's stable port to the port it is turned to.
+        ways: by which way.
         memory_available_mb: free for a second container.
         lock: an application holds off swaps.
+        agent: which agent runs.
     """
 
     containers: Mapping[str, Container] = field(default_factory=dict)
     routes: Mapping[int, int] = field(default_factory=dict)
+    ways: Mapping[int, Way] = field(default_factory=dict, kw_only=True)
     memory_available_mb: int = 0
     lock: UpdateLock | None = None
+    agent: Running = field(default_factory=Running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,13 @@ class Engine(Protocol):
             NotFound: no such file.
         """
 
+    def read_tree(self, name: str, path: str) -> Iterator[bytes]:
+        """A folder of a container that need not run, as a tar stream.
+
+        Raises:
+            NotFound: no such folder.
+        """
+
     def memory_bytes(self, name: str) -> int | None:
         """Memory that a running container holds and that cannot be taken back; None where the engine does not say."""
 
@@ -216,14 +230,42 @@ class Fetcher(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a stable port is turned to: the loopback port of a container, and the image in it."""
+
+    port: int
+    image: TrustedImage
+
+
 class Route(Protocol):
-    """Slots' stable endpoints. All methods raise RouteError."""
+    """Slots' stable endpoints. All methods raise RouteError; all are idempotent."""
 
     def read(self) -> Mapping[int, int]:
-        """Stable port to the port that it is turned to."""
+        """Stable port to the port that callers reach by it; a port whose callers wait leads to none."""
 
-    def apply(self, routes: Mapping[int, int]) -> None:
-        """Make it exactly this, in one transaction; connections that exist stay where they are."""
+    def ways(self) -> Mapping[int, Way]:
+        """By which way each stable port led when it was last read."""
+
+    def turn(self, targets: Mapping[int, Target]) -> None:
+        """Turn stable ports together; others stay. Connections that exist stay where they are, who waits goes on."""
+
+    def hold(self, stable: int, image: TrustedImage) -> bool:
+        """Let callers wait until the port is turned again; False, and nothing changed, where they cannot.
+
+        Args:
+            stable: the port.
+            image: what answered so far.
+        """
+
+    def held(self, stable: int) -> bool:
+        """Whether callers wait."""
+
+    def drain(self, port: int, seconds: float) -> None:
+        """Return when the route itself waits for no answer from a container's port, or after so many seconds."""
+
+    def drop(self, stable: Collection[int]) -> None:
+        """Lead these stable ports nowhere."""
 
 
 class Prober(Protocol):

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from wherry import __version__
+from wherry.agent_release import AGENT_SLOT
 from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport, StateReport
+from wherry_agent.agent_slot import runs
 from wherry_agent.assignment import Assignment, TrustedImage
 from wherry_agent.entry import Deployment, Entry, SlotEntry, container_name, same
 from wherry_agent.ports import ActiveSlot, Container, Observed
@@ -102,7 +104,9 @@ def active_slots(entry: Entry, observed: Observed) -> list[ActiveSlot]:
 
 
 def _slot_report(view: View, slot: SlotEntry) -> SlotReport:
+    own = runs(slot, view.observed.agent) if slot.slot == AGENT_SLOT else None
     active = serving(view.entry, view.observed, slot)
+    answering = active[0] if active else own
     desired = view.desired.slots.get(slot.slot) if view.desired else None
     report = None
     if slot.deployment:
@@ -113,11 +117,11 @@ def _slot_report(view: View, slot: SlotEntry) -> SlotReport:
     return SlotReport(
         slot=slot.slot,
         port=slot.port,
-        serving=active[0].ref if active else None,
-        since=_since(slot, active[0]) if active else None,
+        serving=_ref(answering),
+        since=_since(slot, answering) if answering else None,
         known_good=_ref(slot.known_good),
         desired=_ref(desired),
-        healthy=active is not None and view.healthy.get(slot.slot, False),
+        healthy=own is not None or (active is not None and view.healthy.get(slot.slot, False)),
         deployment=report,
     )
 
@@ -155,7 +159,8 @@ def _slot_lines(slot: SlotReport) -> list[str]:
     what = _release_text(slot.serving) if slot.serving else "nothing"
     health = ("healthy" if slot.healthy else "NOT healthy") if slot.serving else "DOWN" if slot.known_good else "empty"
     since = f" since {slot.since:%F %T}Z" if slot.since else ""
-    lines = [f"slot {slot.slot} at 127.0.0.1:{slot.port}: serves {what}{since}, {health}"]
+    where = f"at 127.0.0.1:{slot.port}: serves" if slot.port else "runs"
+    lines = [f"slot {slot.slot} {where} {what}{since}, {health}"]
     if slot.known_good and slot.known_good != slot.serving:
         lines.append(f"  known-good: {_release_text(slot.known_good)}")
     if slot.desired and slot.desired != slot.serving:

@@ -11,6 +11,7 @@ from wherry.profile import DeviceProfile, HostFacts
 from wherry_agent import events, steps
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Limits
+from wherry_agent.own_version import Running
 from wherry_agent.ports import (
     AssignmentSource,
     Clock,
@@ -61,6 +62,7 @@ class World:
     clock: Clock
     put: Callable[[events.Event], None]
     recheck: Recheck
+    own_version: Callable[[], Running] = Running
 
 
 @dataclass(frozen=True, slots=True)
