@@ -133,8 +133,7 @@ class Reconciler:
             case events.HealthChecked():
                 self._watch.take(event, self.entry, self._observed)
             case events.GoldenRechecked() | events.Looked():
-                if self._later.take(event, self.entry, now):
-                    self._say_later(event.slot)
+                self._judged(event, now)
             case events.Tick():
                 self._watch.ask(self.entry, self._observed)
                 self._later.ask(self.entry, self._observed, now)
@@ -206,6 +205,10 @@ class Reconciler:
         self._journal.apply(event, now)
         if isinstance(step, steps.FallBack) and isinstance(outcome, events.Done):
             self._say_later(step.slot)
+
+    def _judged(self, event: events.GoldenRechecked | events.Looked, now: datetime) -> None:
+        if self._later.take(event, self.entry, now):
+            self._say_later(event.slot)
 
     def _say_later(self, name: str) -> None:
         """What is wrong with a slot's committed release, or that nothing is any more."""
