@@ -91,6 +91,8 @@ class RunSpec(_Model):
         devices: device nodes to pass through, besides the profile's.
         start_seconds: time the container may take to become ready.
         drain_seconds: time given to open connections after SIGTERM.
+        drains: after SIGTERM it answers what is under way and closes kept connections only with `Connection: close`;
+            None: images of our model server do, others do not.
     """
 
     command: list[str] = []
@@ -102,6 +104,7 @@ class RunSpec(_Model):
     devices: list[str] = []
     start_seconds: int = Field(default=60, ge=1, le=3600)
     drain_seconds: int = Field(default=5, ge=0, le=300)
+    drains: bool | None = None
 
 
 class Needs(_Model):

@@ -1,0 +1,256 @@
+"""Slots' stable ports by haproxy: for images that cannot drain, and where callers must wait while versions change.
+
+haproxy outlives the agent: its unit runs it where the agent is a service, else it is started on its own. It is
+asked and told over its master's socket, so that workers that are leaving after a reload hear of it, too.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+
+from wherry.errors import RouteError
+from wherry_agent.route.haproxy_config import (
+    CONFIG_FILE,
+    LUA_FILE,
+    MASTER_SOCKET,
+    USUAL,
+    Bounds,
+    ServerState,
+    Targets,
+    changes,
+    read_servers,
+    read_targets,
+    render,
+    structure,
+    targets_of,
+)
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_MOST_BYTES = 4_194_304
+_USER = "haproxy"
+
+
+class HaproxyRoute:
+    """Leads stable ports by a haproxy of its own.
+
+    Args:
+        folder: holds its configuration and its sockets; made when it is first needed.
+        addresses: where callers reach the stable ports.
+        bounds: how much it may take.
+        by_unit: a service manager starts it once the configuration is there; else it is started from here.
+        timeout: seconds that haproxy may take to start, to load anew or to answer.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        addresses: tuple[str, ...] = ("127.0.0.1",),
+        bounds: Bounds = USUAL,
+        by_unit: bool = False,
+        timeout: float = 10.0,
+    ) -> None:
+        self._folder = folder
+        self._addresses = addresses
+        self._bounds = bounds
+        self._by_unit = by_unit
+        self._timeout = timeout
+
+    def read(self) -> Mapping[int, int]:
+        """Stable port to the port it is turned to: what runs and what is written must say the same.
+
+        A port that haproxy would lead elsewhere after a restart is not turned, nor is one whose callers wait.
+        """
+        written = self.written()
+        if not written or not (workers := self._workers()):
+            return {}
+        running = targets_of(self._servers(workers[0]))
+        return {stable: port for stable, port in written.items() if port is not None and running.get(stable) == port}
+
+    def written(self) -> dict[int, int | None]:
+        """What the configuration says; empty when there is none. It lasts over restarts of everything."""
+        try:
+            return read_targets((self._folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise RouteError(f"haproxy's configuration in {self._folder}", f"cannot be read ({error})") from error
+
+    def apply(self, targets: Targets) -> None:
+        """Make it exactly this; None lets callers wait. Requests that are being answered are let finish."""
+        if not targets:
+            self.clear()
+            return
+        self._write(targets)
+        workers = self._workers() or self._start()
+        wanted = structure(targets, self._addresses, self._bounds)
+        if self._description(workers[0]) != wanted:
+            workers = self._reload(wanted)
+        for worker in workers:
+            for command in changes(self._servers(worker), targets):
+                self._tell(worker, command)
+
+    def under_way(self, port: int) -> int:
+        """Requests that an image at a loopback port is answering now, as far as they came this way."""
+        return sum(self._open(worker, port) for worker in self._workers())
+
+    def clear(self) -> None:
+        """End haproxy, and remove what it was told."""
+        master = self._master()
+        with suppress(FileNotFoundError):
+            (self._folder / CONFIG_FILE).unlink()  # first: nothing starts it again
+        if master:
+            self._end(master)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- files and process ---------------------------------------------------------------------------
+
+    def _write(self, targets: Targets) -> None:
+        text = render(targets, self._addresses, self._bounds, *_runs_as())
+        script = files(__package__).joinpath(LUA_FILE).read_text(encoding="utf-8")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name, content in ((LUA_FILE, script), (CONFIG_FILE, text)):
+                _replace(self._folder / name, content)
+        except OSError as error:
+            raise RouteError(f"haproxy's configuration in {self._folder}", f"cannot be written ({error})") from error
+
+    def _start(self) -> list[int]:
+        if not self._by_unit:
+            self._start_alone()
+        workers = self._until(self._workers)
+        if not workers:
+            words = "its unit does not start it" if self._by_unit else "does not answer after its start"
+            raise RouteError("haproxy", words, "See `systemctl status wherry-haproxy` and `wherry-agent doctor`")
+        return workers
+
+    def _start_alone(self) -> None:
+        program = shutil.which("haproxy", path=_PATH)
+        if program is None:
+            raise RouteError("haproxy", "is not installed", "Install it (Debian: `apt-get install haproxy`)")
+        socket_name = f"unix@{MASTER_SOCKET},mode,600"
+        command = [program, "-W", "-D", "-C", str(self._folder), "-S", socket_name, "-f", CONFIG_FILE]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=self._timeout, check=False
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RouteError("haproxy", f"cannot be run ({error})") from error
+        if done.returncode:
+            raise RouteError("haproxy", f"does not start: {_alert(done.stderr)}")
+
+    def _reload(self, wanted: str) -> list[int]:
+        """Load the new structure; connections stay where they are, and listening sockets are handed over."""
+        self._ask("reload")
+
+        def loaded() -> list[int]:
+            workers = self._workers()
+            return workers if workers and self._description(workers[0]) == wanted else []
+
+        workers = self._until(loaded)
+        if not workers:
+            raise RouteError("haproxy", "did not take its new configuration", "See `wherry-agent doctor`")
+        return workers
+
+    def _until(self, look: Callable[[], list[int]]) -> list[int]:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            with suppress(RouteError):
+                if found := look():
+                    return found
+            if time.monotonic() > deadline:
+                return []
+            time.sleep(0.02)
+
+    def _end(self, master: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(master, signal.SIGTERM)
+        deadline = time.monotonic() + self._timeout
+        while Path(f"/proc/{master}").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    # -- the master's socket -------------------------------------------------------------------------
+
+    def _processes(self) -> list[tuple[int, str]]:
+        """(process, kind) of master and workers, those that are leaving last; empty when none answers."""
+        try:
+            lines = self._ask("show proc").splitlines()
+        except RouteError:
+            return []
+        words = [line.split() for line in lines]
+        return [(int(word[0]), word[1]) for word in words if len(word) > 2 and word[0].isdigit()]
+
+    def _master(self) -> int | None:
+        return next((process for process, kind in self._processes() if kind == "master"), None)
+
+    def _workers(self) -> list[int]:
+        return [process for process, kind in self._processes() if kind == "worker"]
+
+    def _servers(self, worker: int) -> list[ServerState]:
+        return read_servers(self._tell(worker, "show servers state"))
+
+    def _description(self, worker: int) -> str:
+        lines = self._tell(worker, "show info").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("description:")), "")
+
+    def _open(self, worker: int, port: int) -> int:
+        """Sessions with a server, by `show stat`: names are in its first line."""
+        lines = self._tell(worker, "show stat").splitlines()
+        names = lines[0].removeprefix("# ").split(",") if lines else []
+        rows = [dict(zip(names, line.split(","), strict=False)) for line in lines[1:]]
+        return sum(int(row.get("scur") or 0) for row in rows if row.get("addr") == f"127.0.0.1:{port}")
+
+    def _tell(self, worker: int, command: str) -> str:
+        return self._ask(f"@!{worker} {command}")
+
+    def _ask(self, line: str) -> str:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as out:
+                out.settimeout(self._timeout)
+                out.connect(str(self._folder / MASTER_SOCKET))
+                out.sendall(f"{line}\n".encode())
+                out.shutdown(socket.SHUT_WR)
+                answer = b""
+                while len(answer) < _MOST_BYTES and (part := out.recv(65_536)):
+                    answer += part
+                return answer.decode("utf-8", "replace")
+        except OSError as error:
+            raise RouteError("haproxy", f"does not answer ({error})") from error
+
+
+def _runs_as() -> tuple[str, str]:
+    """Whom root hands the work to; nobody else can choose."""
+    if os.geteuid() != 0:
+        return "", ""
+    try:
+        pwd.getpwnam(_USER)
+    except KeyError:
+        return "nobody", "nogroup"
+    return _USER, _USER
+
+
+def _replace(path: Path, content: str) -> None:
+    """In one step, so that it is whole after a power cut; nothing is written when nothing changes."""
+    with suppress(OSError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == content:
+            return
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("w", encoding="utf-8") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    fresh.replace(path)
+
+
+def _alert(text: str) -> str:
+    lines = [line for line in text.splitlines() if "ALERT" in line]
+    return (lines or text.strip().splitlines() or ["no reason"])[0].partition(" : ")[2] or "no reason"
