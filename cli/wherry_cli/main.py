@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from wherry import __version__
 from wherry.errors import InputError, WherryError
 from wherry_cli import (
+    agent,
     audit,
     bench,
     complete,
@@ -45,6 +46,7 @@ _ORDER = (
     "push",
     "rollout",
     "device",
+    "agent",
     "top",
     "telemetry",
     "audit",
@@ -121,6 +123,7 @@ app.add_typer(release.app, name="release", rich_help_panel="Release")
 app.command("push", rich_help_panel="Release")(push.push)
 app.add_typer(rollout.app, name="rollout", rich_help_panel="Operate")
 app.add_typer(device.app, name="device", rich_help_panel="Operate")
+app.add_typer(agent.app, name="agent", rich_help_panel="Operate")
 app.command("top", rich_help_panel="Operate")(top.top)
 app.add_typer(telemetry.app, name="telemetry", rich_help_panel="Operate")
 app.command("audit", rich_help_panel="Operate")(audit.audit)

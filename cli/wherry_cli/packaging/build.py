@@ -200,7 +200,7 @@ def image_config(
     environment[STAGE_VARIABLE] = labels.get(f"{LABEL}stage", "prod")
     if any(layer.kind == "picture" for layer in layers):
         environment["PYTHONPATH"] += f":{PICTURE_FOLDER}"
-    return _platform(platform) | {
+    return platform_fields(platform) | {
         "created": EPOCH_TEXT,
         "config": {
             "User": f"{USER_ID}:{USER_ID}",
@@ -217,7 +217,8 @@ def image_config(
     }
 
 
-def _platform(platform: str) -> dict[str, Any]:
+def platform_fields(platform: str) -> dict[str, Any]:
+    """What an image configuration says of `linux/arm64`."""
     system, architecture, *variant = platform.split("/")
     return {"os": system, "architecture": architecture} | ({"variant": variant[0]} if variant else {})
 

@@ -16,7 +16,7 @@ PACKAGE_SCHEMA = 1
 PACKAGE_FILE_NAME = "package.json"
 PACKAGE_LIMIT = 4 * 1024 * 1024
 
-LayerKind = Literal["base", "runtime", "serving", "picture", "page", "model", "golden", "other"]
+LayerKind = Literal["base", "runtime", "serving", "picture", "page", "model", "golden", "packages", "agent", "other"]
 
 
 class _Model(BaseModel):
@@ -93,7 +93,7 @@ class PackagedImage(_Model):
     unpacked_bytes: int = Field(ge=0)
     download_bytes: int = Field(ge=0)
     layers: list[PackagedLayer] = []
-    runtime: Runtime
+    runtime: Runtime | Literal["agent"]
     provider: str
     precision: Precision
     signature: Signature | None = None

@@ -35,7 +35,8 @@ _DROPPED = re.compile(
 _KEPT = re.compile(r"numpy/testing/.*\.py")
 
 
-def _keep(path: PurePosixPath) -> bool:
+def is_needed(path: PurePosixPath) -> bool:
+    """Whether a file of an unpacked wheel is of any use on a device."""
     text = str(path)
     if _KEPT.fullmatch(text) and "/tests/" not in text:
         return True  # numpy.lib imports numpy.testing in some versions
@@ -80,8 +81,8 @@ def _wheel_layer(
     report(Progress(stage, 0, 1, "fetching wheels"))
     folder = store.scratch()
     try:
-        _install(lock, target, folder, stage)
-        layer = make_layer(kind, folder_entries(folder / "wheels", _FOLDERS[kind], _keep), store)
+        install_wheels(lock, target, folder, stage)
+        layer = make_layer(kind, folder_entries(folder / "wheels", _FOLDERS[kind], is_needed), store)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     store.remember(kind, key, layer)
@@ -105,7 +106,12 @@ def _recipe(runtime: str, profile: DeviceProfile) -> tuple[Target, str, str]:
     return target, lock, f"{RECIPE}\n{target}\n{lock}"
 
 
-def _install(lock: str, target: Target, folder: Path, stage: str) -> None:
+def install_wheels(lock: str, target: Target, folder: Path, stage: str) -> None:
+    """Unpack the pinned packages for a target into `folder`/wheels.
+
+    Raises:
+        BuildError: pip failed, or a package has no wheel for the target.
+    """
     requirements = folder / "requirements.txt"
     requirements.write_text(lock, encoding="utf-8")
     # No --abi: pip then also takes abi3 and pure wheels.
