@@ -234,7 +234,11 @@ class Executor:
         container = self._engine.inspect(name)
         if container is None:
             return
-        self._leave(container)
+        back = self._engine.inspect(self._name(step.slot, step.back)) if step.back else None
+        if back and back.running:
+            self._turn({step.slot_port: back.port})
+        else:
+            self._leave(container)
         if container.running:
             self._say_farewell()
             self._engine.restart_policy(name, "no")

@@ -224,9 +224,7 @@ def _abreast(views: list[_View], whole: bool) -> list[Step]:
     trials = [(view, view.slot.trial) for view in views if view.slot.trial]
     due = {view.slot.slot for view, trial in trials if view.limits.due(trial.retry_at, view.now)}
     back: list[Step] = [
-        Rollback(view.slot.slot, trial.image)
-        for view, trial in trials
-        if trial.phase == "rolling_back" and view.slot.slot in due
+        _roll_back(view, trial) for view, trial in trials if trial.phase == "rolling_back" and view.slot.slot in due
     ]
     if back or not whole or any(trial.phase == "rolling_back" for _, trial in trials):
         return back
@@ -254,12 +252,19 @@ def _joined(steps: Iterable[Step]) -> list[Step]:
     return [replace(first, partners=tuple(others))]
 
 
+def _roll_back(view: _View, trial: Deployment) -> Rollback:
+    """What was observed of the routes may be old; whatever they show, callers go to what should answer."""
+    slot = view.slot
+    stands_in = slot.previous if view.broken and view.runs(slot.previous) else None
+    return Rollback(slot.slot, trial.image, slot.port, stands_in or slot.known_good)
+
+
 def _deploying(view: _View, trial: Deployment) -> list[Step]:
     """The rest of the way of a deployment that is under way."""
     if not view.limits.due(trial.retry_at, view.now):
         return []
     if trial.phase == "rolling_back":
-        return [Rollback(view.slot.slot, trial.image)]
+        return [_roll_back(view, trial)]
     way = [step for _, _, make in _WAY[_position(trial) :] for step in make(view, trial.image)]
     if _held_off(view) and trial.phase not in _PAST_SWITCH:
         return [step for step in way if isinstance(step, Fetch)]

@@ -150,9 +150,15 @@ class Withdraw(Step):
 
 @dataclass(frozen=True, slots=True)
 class Rollback(Step):
-    """Remove the candidate. The planner has put the known-good back on the slot's port before. No network needed."""
+    """Turn the slot's port to what should answer, if it runs, and remove the candidate. No network needed.
+
+    Attributes:
+        back: what should answer.
+    """
 
     candidate: TrustedImage
+    slot_port: int = 0
+    back: TrustedImage | None = None
 
     move = "roll_back"
 

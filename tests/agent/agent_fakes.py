@@ -109,6 +109,8 @@ class World:
     asked: int = 0
     tokens: bool = False
     statistics: dict[str, Any] = field(default_factory=dict)
+    unread: int = 0
+    unread_next: int = 0
 
     def changed(self, what: str) -> None:
         self.history.append(what)
@@ -251,7 +253,8 @@ class FakeRoute:
         self.world = world
 
     def read(self) -> Mapping[int, int]:
-        if self.world.route_broken:
+        if self.world.route_broken or self.world.unread:
+            self.world.unread = max(0, self.world.unread - 1)
             raise RouteError("nft", "cannot be run")
         return dict(self.world.routes)
 
@@ -259,6 +262,7 @@ class FakeRoute:
         if self.world.route_broken:
             raise RouteError("nft", "cannot be run")
         self.world.routes = dict(routes)
+        self.world.unread, self.world.unread_next = self.world.unread_next, 0
         self.world.changed(f"routes {dict(routes)}")
 
 

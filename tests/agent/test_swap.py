@@ -514,3 +514,15 @@ def test_flash_writes_of_one_deployment_are_bounded(device):
     before = device.journal._database.total_changes
     device.assign(1, main="1")
     assert device.journal._database.total_changes - before < 25
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_routes_that_cannot_be_read_back_after_the_switch_cost_no_caller_anything(device, failing):
+    device.assign(1, main="1")
+    device.world.unread_next = failing
+    device.assign(2, main="2")
+    assert device.world.violations == []
+    device.tick(30, times=3)
+    assert device.serves() == "2"
+    assert device.world.violations == []
+    assert device.state.problem is None
