@@ -190,7 +190,7 @@ class FitError(WherryError):
     """The release does not fit this device; decided before anything is fetched."""
 
     code = "fit"
-    hint = "Package the release for a profile that this device has"
+    hint = "Package the release for this device's profile, asking for no more than it has (`--memory`, `--quantize`)"
 
 
 class AdmissionError(WherryError):
