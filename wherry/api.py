@@ -9,8 +9,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wherry.agent_release import AGENT_MODEL, AGENT_SLOT
 from wherry.envelope import Instant
 from wherry.identity import DeviceId, Digest, ModelName, ModelVersion, ProfileName, SlotName
 from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport, UpdateLock
@@ -168,12 +169,22 @@ class Selector(_Model):
 
 
 class RolloutRequest(_Model):
-    """`POST /v1/rollouts`."""
+    """`POST /v1/rollouts`.
+
+    Attributes:
+        slot: a release of the agent goes into its own slot unless another is named.
+    """
 
     model: ModelName
     version: ModelVersion
     slot: SlotName = DEFAULT_SLOT
     selector: Selector
+
+    @model_validator(mode="after")
+    def _own_slot(self) -> RolloutRequest:
+        if self.model == AGENT_MODEL and self.slot == DEFAULT_SLOT:
+            self.slot = AGENT_SLOT
+        return self
 
 
 class RolloutPreview(_Model):

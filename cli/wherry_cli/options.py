@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel, Field
 from typer.models import ParameterInfo
 
+from wherry.agent_release import AGENT_MODEL
 from wherry.errors import InputError
 from wherry.identity import ModelName, ModelVersion, ProfileName
 from wherry.release import DecimalText, Precision, Runtime, Stage
@@ -255,6 +256,8 @@ def read_request(**values: Any) -> PackageRequest:
             are given.
     """
     request = checked(PackageRequest, **{name: value for name, value in values.items() if value is not None})
+    if request.name == AGENT_MODEL:
+        raise InputError(f"model name {AGENT_MODEL}", "is kept for the agent itself", "Use `wherry agent push`")
     if request.model and request.from_image:
         raise InputError("a model file and --from-image", "are both given", "Give one of them")
     if not request.model and not request.from_image:

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wherry.api import RolloutRequest
-from wherry.errors import InputError
 from wherry.release import ReleaseImage
-from wherry_server.domain.selector import Candidate, is_empty, misfit
+from wherry_server.domain.selector import Candidate, misfit
 from wherry_server.services.context import Context
 from wherry_server.services.forecast import forecast
-from wherry_server.services.rollouts import release_images, select_devices
+from wherry_server.services.rollouts import check_request, release_images, select_devices
 
 SHOWN = 5
 
@@ -48,10 +47,9 @@ def preview_rollout(context: Context, request: RolloutRequest) -> Preview:
 
     Raises:
         NotFound: no such release, or a device that the selector names.
-        InputError: the selector selects nothing.
+        InputError: the request makes no sense, or its selector chooses no device.
     """
-    if is_empty(request.selector):
-        raise InputError("selector", "selects nothing", "Name devices, profiles or labels, or say everything")
+    check_request(request)
     with context.store.read() as session:
         images = release_images(session, request.model, request.version)
         signed = {profile: ReleaseImage.model_validate_json(image.image) for profile, image in images.items()}

@@ -10,6 +10,7 @@ from typing import Literal
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
+from wherry.agent_release import misplaced
 from wherry.api import RolloutRequest, Selector
 from wherry.errors import InputError, NotFound
 from wherry.messages import Problem, Retry
@@ -40,12 +41,9 @@ def create_rollout(context: Context, request: RolloutRequest) -> int:
 
     Raises:
         NotFound: no such release, or a device that the selector names.
-        InputError: the selector selects nothing.
+        InputError: the request makes no sense, or its selector chooses no device.
     """
-    if is_empty(request.selector):
-        raise InputError("selector", "selects nothing", "Name devices, profiles or labels, or say everything")
-    if len(request.selector.ids) > MAX_IDS:
-        raise InputError("selector", f"names {len(request.selector.ids)} devices, the limit is {MAX_IDS}", "Use labels")
+    check_request(request)
     now = context.clock()
     with context.store.write() as session:
         images = release_images(session, request.model, request.version)
@@ -68,6 +66,21 @@ def create_rollout(context: Context, request: RolloutRequest) -> int:
         rollout = row.id
     advance(context, rollout)
     return rollout
+
+
+def check_request(request: RolloutRequest) -> None:
+    """Refuse what makes no sense whatever the fleet is like.
+
+    Raises:
+        InputError: it selects nothing, names too many devices, or puts a release where it does not belong.
+    """
+    if is_empty(request.selector):
+        raise InputError("selector", "selects nothing", "Name devices, profiles or labels, or say everything")
+    if len(request.selector.ids) > MAX_IDS:
+        raise InputError("selector", f"names {len(request.selector.ids)} devices, the limit is {MAX_IDS}", "Use labels")
+    reason = misplaced(request.model, request.slot)
+    if reason:
+        raise InputError(f"release {request.model} {request.version}", reason, "Name another slot")
 
 
 def change_rollout(context: Context, rollout: int, verb: Verb) -> None:
