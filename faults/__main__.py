@@ -48,7 +48,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the points and repetitions, default all")
     parser.add_argument("--sample", action="store_true", help="only a fault or two of each group, scaled down")
-    parser.add_argument("--group", choices=GROUPS, help="only this group")
+    parser.add_argument("--group", choices=GROUPS, nargs="+", help="only these groups")
     parser.add_argument("--only", help="only faults whose number and name contain this")
     parser.add_argument("--again", action="store_true", help="also faults that an earlier run has been through")
     parser.add_argument("--failed", action="store_true", help="also faults that an earlier run has seen fail")
@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
 
 
 def _wanted(one: Fault, options: argparse.Namespace) -> bool:
-    if options.group and one.group != options.group:
+    if options.group and one.group not in options.group:
         return False
     if options.only and options.only not in one.key:
         return False

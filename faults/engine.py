@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 
 import docker
+from lab import LabError
 
 from faults.proxy import Trouble
 from faults.rig import eventually
@@ -58,11 +59,12 @@ def hung(run: Run) -> None:
             run.rig.engine.send(signal.SIGCONT)
 
 
-def _relay(run: Run, trouble: Trouble, keep_image: bool = True, seconds: float = 10) -> None:
+def _relay(run: Run, trouble: Trouble, keep_image: bool = True, seconds: float = 10, calls: int = 1_000_000) -> None:
+    """A swap through a relay in trouble, until so many calls have met it, or for so long."""
     with run.swap(before=lambda: run.device.engine.trouble(trouble), keep_image=keep_image, seconds=150) as device:
-        deadline = time.monotonic() + seconds
-        while device.engine.hits < trouble.times and time.monotonic() < deadline:
-            time.sleep(0.1)
+        most = min(calls, trouble.times)
+        with contextlib.suppress(LabError):
+            eventually(lambda: device.engine.hits >= most, seconds, "")
         run.hit(device.engine.hits)
         device.engine.trouble(None)
 
@@ -74,7 +76,10 @@ def errors(run: Run) -> None:
     def answer(_: bytes) -> Iterable[bytes]:
         yield b'HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 16\r\n\r\n{"message":"no"}'
 
-    _relay(run, Trouble(answer=answer), seconds=10 if run.scale > 0.05 else 3)
+    if run.scale > 0.05:
+        _relay(run, Trouble(answer=answer))
+    else:
+        _relay(run, Trouble(answer=answer), seconds=30, calls=3)
 
 
 @fault("Engine", 19, "answers nonsense")

@@ -10,6 +10,7 @@ It proves that the agent does not believe in data that it has not synced. It pro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -185,22 +186,11 @@ def _replay(change: Change) -> None:
         return
 
 
-def agent_pid(state: Path) -> int | None:
-    """The agent that holds a state folder, and nobody else who has its number by now."""
-    try:
-        pid = int((state / "lock").read_text())
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return None
-    return pid if os.fsencode(state) in arguments else None
-
-
 def end_traced(device: Device) -> None:
-    """End the traced agent, then its tracer."""
-    pid = agent_pid(device.state)
-    if pid is not None and device.alive:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pid = None
+    """End the traced agent, then its tracer. The lock file may not know the agent: that write may have failed, too."""
+    if not device.alive:
+        return
+    with contextlib.suppress(OSError):
+        for pid in Path(f"/proc/{device.pid}/task/{device.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
     device.kill(signal.SIGTERM)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import signal
 import time
 from collections.abc import Iterable, Iterator
 
 from faults.proxy import Trouble
-from faults.rig import MODEL
+from faults.rig import MODEL, eventually
 from faults.sweep import Run, fault
 
+ENGINE_RESTARTED = "the operator restarts the engine, which takes the only model with it and brings it back"
 _HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
 
@@ -74,6 +76,23 @@ def drip(run: Run) -> None:
 def silence(run: Run) -> None:
     """The registry accepts, and never answers."""
     _troubled(run, Trouble(when=b"/v2/", times=2, stall=True))
+
+
+@fault("Registry", 30, "silence that never ends", excuse=ENGINE_RESTARTED, seconds=20)
+def stuck(run: Run) -> None:
+    """A layer's connection stays open, and the engine waits for it for ever: the agent says what helps, and it does."""
+    registry, engine = run.rig.registry, run.rig.engine
+    trouble = Trouble(when=b"/blobs/", times=1, stall=True)
+    with run.swap(before=lambda: registry.trouble(trouble), keep_image=False, seconds=150) as device:
+        eventually(lambda: registry.hits, 40, "nothing was pulled")
+        run.hit(hurts=False)
+        registry.trouble(None)
+        eventually(lambda: "restart the container engine" in str(device.status), 60, "it does not say what helps")
+        run.expect(device.answers("1"), "version 1 does not answer meanwhile")
+        run.hit()
+        engine.send(signal.SIGTERM)
+        engine.start()
+        run.over()
 
 
 @fault("Registry", 31, "500 storm")

@@ -129,7 +129,7 @@ def killed_in_reports(run: Run) -> None:
     """SIGKILL of the server during a swap; started again, it knows how the swap ended."""
     for _ in range(max(1, round(3 * run.scale))):
         with run.swap(seconds=120) as device:
-            time.sleep(2)
+            eventually(lambda: device.container("2"), 60, f"the swap does not begin: {device.tail()}")
             run.rig.kill_server()
             run.hit()
             device.wait("2")

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from lab import LabError
@@ -137,11 +138,12 @@ class Run:
 
     # -- counting ----------------------------------------------------------------------------------------
 
-    def hit(self, count: int = 1, kill: bool = False) -> None:
-        """The fault comes about now."""
+    def hit(self, count: int = 1, kill: bool = False, hurts: bool = True) -> None:
+        """The fault comes about now; `hurts`: in such a way that requests may fail, if they may at all."""
         self.row.injections += count
         self.row.kill_points += count if kill else 0
-        self._hurts.append([time.monotonic()] * 2)
+        if hurts:
+            self._hurts.append([time.monotonic()] * 2)
 
     def over(self) -> None:
         """What came about last ends now: from here on the device has its time to be well again."""
@@ -184,9 +186,9 @@ class Run:
         if wrong:
             self.problem(f"served: {wrong[0].problem}")
         if len(failed) > len(excused):
-            first = next(answer for answer in failed if answer not in excused)
-            late = f", {first.at - self._hurts[-1][1]:.1f} s after the fault" if self._hurts else ""
-            self.problem(f"{len(failed) - len(excused)} requests failed, the first{late}: {first.problem}")
+            rest = [answer for answer in failed if answer not in excused]
+            times = ", ".join(f"{_clock(answer.at)} after {answer.seconds:.2f} s" for answer in rest[:5])
+            self.problem(f"{len(rest)} requests failed, asked at {times}; the first: {rest[0].problem}")
 
     # -- the usual courses -------------------------------------------------------------------------------
 
@@ -250,6 +252,11 @@ class Run:
     def died(self) -> None:
         """The agent is dead: look at what must hold without it."""
         self.check(checks.after_death(self.device), "while dead")
+
+
+def _clock(at: float) -> str:
+    """When a monotonic moment was, as the agent's log has it."""
+    return datetime.fromtimestamp(time.time() - time.monotonic() + at, UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 def prove(rig: Rig, device: Device) -> str | None:

@@ -21,6 +21,10 @@ from wherry_agent.assignment import TrustedImage
 from wherry_agent.ports import Cancel, Engine, Progress
 
 _LOOK_SECONDS = 0.25
+_SILENT = (
+    "Check the registry and the network; if both answer by now, the engine still waits for its old connection to the "
+    "registry and has every later pull of that layer wait, too: restart the container engine"
+)
 _TAMPERED = ("verification failed", "does not match", "digest mismatch", "invalid checksum", "invalid rootfs")
 
 
@@ -107,7 +111,7 @@ class _Watched(io.RawIOBase):
             if now > self._until:
                 raise RegistryError(f"registry of {self._repository}", f"took more than {self._deadline:.0f} s")
             if now - quiet_since > self._stall:
-                raise RegistryError(f"registry of {self._repository}", f"sent nothing for {self._stall:.0f} s")
+                raise RegistryError(f"registry of {self._repository}", f"sent nothing for {self._stall:.0f} s", _SILENT)
             if select.select([self._socket], [], [], _LOOK_SECONDS)[0]:
                 return self._socket.recv_into(buffer)
 
