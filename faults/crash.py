@@ -65,7 +65,7 @@ class _Course:
 
     def single(self, env: Mapping[str, str]) -> str | None:
         """One death, one recovery, and everything is looked at."""
-        self.run.device.restore()
+        self.run.device.restore(keep_image=False)
         with self.run.loaded():
             died = self.live(env)
             self.recover(f"after being killed at {died}")
@@ -86,7 +86,7 @@ class _Course:
         env = {"WHERRY_FAULT_DEATHS": str(self.deaths), "WHERRY_FAULT_SHARE": f"{share:.3f}"}
         lives = _WAYS_LIVES
         while lives == _WAYS_LIVES:
-            self.run.device.restore()
+            self.run.device.restore(keep_image=False)
             with self.run.loaded():
                 for lives in range(1, _WAYS_LIVES + 1):  # noqa: B007
                     died = self.live(env)

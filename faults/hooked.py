@@ -33,7 +33,7 @@ from typing import Any
 
 from wherry_agent.entry import Entry
 
-OFTEN = 2
+OFTEN = 4
 """How often the same call in the same phase of one life is a point of its own."""
 _CALLS = ("fsync", "replace", "rename", "unlink", "ftruncate")
 _CHANCE = re.compile(r"tmp\w{8}|[0-9a-f]{12,}|\d+")
