@@ -185,7 +185,7 @@ def _deployment(
         ),
     ]  # fmt: skip
     if not refused:
-        numbers = {"p95_ms": p95, "limit_ms": 80.0}
+        numbers = {"p95_ms": p95, "bound_ms": 80.0}
         gates.append(GateResult(kind="latency", ok=True, detail=f"p95 {p95} ms", seconds=0.4, numbers=numbers))
     names = ["admitted", "fetching", "staging", "starting", "probing"]
     names += ["rejected"] if refused else ["switching", "soaking", "committing", "committed"]

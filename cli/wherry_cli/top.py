@@ -63,14 +63,14 @@ def look_at_fleet(client: ServerClient) -> Glance:
 
 
 def busiest(hosts: list[HostTelemetry], count: int) -> list[HostTelemetry]:
-    """The hottest and the busiest devices: those nearest to what their hardware can bear."""
+    """The hottest and the busiest devices: those nearest to what their hardware can bear, and first those beyond it."""
 
     def load(host: HostTelemetry) -> float:
         heat = max(host.temperatures.values(), default=0.0)
         memory = 100 * host.memory_used_bytes / max(host.memory_total_bytes, 1)
         return max(host.cpu_percent, heat, memory)
 
-    return sorted(hosts, key=lambda host: (-load(host), host.device))[:count]
+    return sorted(hosts, key=lambda host: (not host.throttled, -load(host), host.device))[:count]
 
 
 def top(

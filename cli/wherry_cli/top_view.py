@@ -164,6 +164,8 @@ def _rollouts(glance: Glance, rows: int) -> RenderableType:
 
 
 def _hosts(found: list[HostTelemetry]) -> RenderableType:
+    """Boards that tell when they slow themselves down have a column for it, if one of them is shown."""
+    tells = any(host.throttled is not None for host in found)
     cells = []
     for host in found:
         hottest = max(host.temperatures.values(), default=None)
@@ -174,6 +176,16 @@ def _hosts(found: list[HostTelemetry]) -> RenderableType:
                 share(host.memory_used_bytes, host.memory_total_bytes),
                 share(host.disk_used_bytes, host.disk_total_bytes),
                 "-" if hottest is None else Text(f"{hottest:.0f} °C", style="bold red" if hottest >= 80 else ""),
+                *((_slowed(host),) if tells else ()),
             )
         )
-    return table(("device", ">cpu", "memory", "disk", ">hottest"), cells, "")
+    return table(("device", ">cpu", "memory", "disk", ">hottest", *(("slowed",) if tells else ())), cells, "")
+
+
+def _slowed(host: HostTelemetry) -> Text:
+    """Why a board runs slower than it could: now, or earlier since it was booted."""
+    if host.throttled:
+        return Text(f"by {', '.join(host.throttled)}", style="bold red")
+    if host.throttled_since_boot:
+        return Text(f"not now; since boot by {', '.join(host.throttled_since_boot)}", style="yellow")
+    return Text("no" if host.throttled is not None else "-", style="dim")

@@ -31,8 +31,9 @@ def fleet(server, make):
     return server
 
 
-def host(name, cpu, heat=None, memory=10):
+def host(name, cpu, heat=None, memory=10, **fields):
     return HostTelemetry(
+        **fields,
         device=name, at="2026-03-01T12:00:00Z", cpu_percent=cpu, memory_used_bytes=memory, memory_total_bytes=100,
         disk_used_bytes=1, disk_total_bytes=2, temperatures={} if heat is None else {"cpu": heat},
     )  # fmt: skip
@@ -74,6 +75,28 @@ def test_top_streams_and_lives_through_a_server_that_is_away(operator, fleet, mo
     assert shown.code == 0
     assert ["error" in item for item in shown.lines] == [False, True, False]
     assert min(rests) >= 0.3
+
+
+def test_boards_that_slow_themselves_down_are_named_first_with_the_cause(operator, fleet):
+    assert "SLOWED" not in operator("top", "--once").out
+    told = [
+        host("edge-1", 99, throttled=[]),
+        host("edge-2", 5, throttled=["heat", "under-voltage"]),
+        host("edge-3", 4, throttled=[], throttled_since_boot=["heat"]),
+        host("edge-4", 3),
+    ]
+    fleet.telemetry["hosts"] = [one.model_dump(mode="json") for one in told]
+    shown = operator("top", "--once").out
+    section = shown[shown.index("Busiest devices") :]
+    assert "SLOWED" in section
+    assert [line.split()[0] for line in section.splitlines() if "edge-" in line] == [
+        "edge-2",
+        "edge-1",
+        "edge-3",
+        "edge-4",
+    ]
+    assert "by heat, under-voltage" in section
+    assert "not now; since boot by heat" in section
 
 
 def test_the_busiest_are_those_nearest_to_a_limit():

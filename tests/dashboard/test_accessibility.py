@@ -40,6 +40,11 @@ def pages(seeded: Any) -> list[str]:
     ]
 
 
+CUT = """[...document.querySelectorAll("main .scroll, main .switch, main .tiles")]
+  .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.outerHTML.slice(0, 200))"""
+"""What one would have to scroll sideways for; pictures of layers and code may."""
+
+
 def violations(page: Page) -> list[str]:
     """What axe-core says against a page, in a line each."""
     options = {"runOnly": {"type": "tag", "values": RULES}, "resultTypes": ["violations"]}
@@ -64,4 +69,5 @@ def test_nothing_is_wrong_with_any_page(site: Any, open_page: Callable[..., Page
             page.wait_for_function("document.documentElement.scrollWidth <= innerWidth", timeout=10_000)
         except TooLate:
             wrong[f"{path} at 375"] = ["is wider than the screen"]
+        wrong[f"{path} cut at 375"] = page.evaluate(CUT)
     assert {place: found for place, found in wrong.items() if found} == {}

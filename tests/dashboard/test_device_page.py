@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -28,14 +29,16 @@ from wherry_server.store.swap_views import Answered
 
 LENGTHS = (("admitted", 1), ("fetching", 48), ("staging", 9), ("starting", 6), ("probing", 14), ("switching", 1))
 GATES = [
-    GateResult(kind="ready", ok=True, detail="ready after 4.2 s", seconds=4.2),
+    GateResult(
+        kind="ready", ok=True, detail="ready after 4.2 s", seconds=4.2, numbers={"seconds": 4.2, "deadline": 60}
+    ),
     GateResult(
         kind="golden", ok=True, detail="worst of 8 cases differs by 0.000213, allowed 0.001", seconds=2.4,
         numbers={"worst_error": 0.000213, "tolerance": 0.001},
     ),
     GateResult(
         kind="latency", ok=True, detail="p95 18.2 ms, allowed 40 ms", seconds=7.1,
-        numbers={"p95_ms": 18.2, "limit_ms": 40},
+        numbers={"p95_ms": 18.2, "bound_ms": 40, "running_p95_ms": 16.4, "factor": 1.5, "of_tomorrow": 3},
     ),
 ]  # fmt: skip
 
@@ -119,6 +122,7 @@ def updated(add_device):
         "l4t_release": "36.4.3",
         "cuda": "12.6",
         "kernel": "5.15.148-tegra",
+        "memory_mb": "7620",
     }
     device.is_to_serve("2.0.0")
     device.reports(device.serves("2.0.0", deployment=done, since=swap), facts=facts, sequence=1)
@@ -151,7 +155,9 @@ def test_a_lock_and_a_problem_are_told(updated, open_page):
 
 
 def test_what_the_hardware_tells_is_shown(updated, open_page):
-    meters = open_page("/devices/press-4").locator("dl.meters")
+    page = open_page("/devices/press-4")
+    expect(page.locator("dl.facts").first).to_contain_text("Memory8.0 GB")
+    meters = page.locator("dl.meters")
     for told in ("GPU48 %", "mmcblk0 wear30 % used up", "PowerVDD_IN 6.2 W, VDD_SOC 1.5 W"):
         expect(meters).to_contain_text(told)
     expect(meters).to_contain_text("Slowednot now; since boot by over-current")
@@ -193,7 +199,13 @@ def test_deployments_show_phases_gates_and_what_changed(updated, open_page):
     gates = first.locator("table", has_text="Health gates").get_by_role("row")
     expect(gates.nth(2)).to_contain_text("golden")
     expect(gates.nth(2)).to_contain_text("passed")
-    expect(gates.nth(2)).to_contain_text("worst error 0.000213 · tolerance 0.001")
+    expect(gates.nth(1)).to_contain_text("does it start and say it is ready?")
+    expect(gates.nth(1)).to_contain_text("ready after 4.2 s (at most 60 s)")
+    expect(gates.nth(2)).to_contain_text("largest difference 0.000213 (at most 0.001)")
+    expect(gates.nth(3)).to_contain_text(
+        "95 % of the answers within 18.2 ms (at most 40 ms; version before 16.4 ms, at most 1.5 times that)"
+    )
+    expect(gates.nth(3)).to_contain_text("of tomorrow 3")
     compared = first.locator("table", has_text="before and after").get_by_role("row")
     assert re.match(r"p95\s+\d+ ms\s+\d+ ms\s+\d+ % faster", compared.nth(2).inner_text())
     expect(compared.nth(3)).to_contain_text("fewer errors")
@@ -326,6 +338,51 @@ def test_questions_to_a_device_that_is_away_are_answered_in_words(site, updated,
     expect(page.locator(".head")).to_contain_text("offline")
     page.get_by_role("button", name="Diagnose").click()
     expect(page.locator("#answer")).to_contain_text(re.compile("device press-4 is offline", re.IGNORECASE))
+
+
+def test_a_device_that_is_gone_for_good_is_removed(updated, open_page):
+    page = open_page("/devices/press-4", allow=("404", "409"))
+    page.get_by_text("Remove …").click()
+    menu = page.locator(".menu", has_text="Remove …")
+    expect(menu).to_contain_text("wherry-agent uninstall on the device comes first")
+    expect(menu.get_by_role("button", name="Remove press-4 although it is online")).to_be_visible()
+    updated.leaves()
+    expect(page.locator(".head")).to_contain_text("offline")
+    menu.get_by_role("button", name="Remove press-4", exact=True).click()
+    expect(page.locator(".notice")).to_contain_text("The device was removed")
+    expect(page.get_by_role("row").nth(2)).to_contain_text("removed")
+    page.goto(updated.site.url + "/devices/press-4")
+    expect(page.locator("main")).to_contain_text("was removed on")
+
+
+_WATCH_LABELS = """
+window.labels = [];
+const write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const width = this.measureText(text).width, begin = this.textAlign === "left" ? x : x - width;
+  if (/^vision /.test(text)) window.labels.push({ text, begin, end: begin + width, y, canvas: this.canvas.width });
+  return write.apply(this, arguments);
+};
+"""
+
+
+def test_labels_of_swaps_never_cover_each_other(updated, open_page):
+    now = datetime.now(UTC)
+    for number, version in enumerate(["1.1.0", "1.0.0", "2.0.0", "1.1.0", "1.0.0", "2.0.0", "1.1.0"]):
+        done = deployment(updated, version, "2.0.0", now - timedelta(minutes=20 - 2 * number))
+        updated.reports(
+            updated.serves(version, deployment=done.model_copy(update={"id": f"main-x{number}"})), sequence=1
+        )
+    page = open_page("/login", width=375, height=812)
+    page.add_init_script(_WATCH_LABELS)
+    page.goto(updated.site.url + "/devices/press-4")
+    expect(page.locator("[data-chart][data-drawn] canvas")).to_have_count(5)
+    labels = page.evaluate("window.labels")
+    assert len({label["text"] for label in labels}) >= 2
+    assert all(0 <= label["begin"] < label["end"] <= label["canvas"] for label in labels)
+    drawn = labels[: len(labels) // 5]  # five charts, the same labels in each
+    for one, other in itertools.combinations(drawn, 2):
+        assert one["y"] != other["y"] or one["end"] <= other["begin"] or other["end"] <= one["begin"]
 
 
 def test_a_device_that_does_not_exist_is_a_page_too(open_page):

@@ -11,6 +11,7 @@ from wherry_server.dashboard import words
 from wherry_server.dashboard.fleet import device_state, label, sentence, slot_names
 from wherry_server.domain.twin import same
 
+_MIB = 1_048_576
 _FACTS = {
     "device_tree_model": "Board",
     "system": "System",
@@ -114,13 +115,18 @@ def device_head(view: DeviceView, host: HostTelemetry | None, now: datetime) -> 
 def device_facts(view: DeviceView, now: datetime) -> list[tuple[str, str]]:
     """Profile, agent, and what the device tells of its hardware and system."""
     facts = [("Profile", view.profile), ("Agent", view.agent_version or words.NOTHING)]
-    known = [(title, view.facts[name]) for name, title in _FACTS.items() if view.facts.get(name)]
+    known = [(title, fact_words(name, view.facts[name])) for name, title in _FACTS.items() if view.facts.get(name)]
     others = [
         (words.phase_words(name).capitalize(), value)
         for name, value in sorted(view.facts.items())
         if name not in _FACTS and value
     ]
     return [*facts, *known, *others, ("Enrolled", words.age(view.enrolled, now))]
+
+
+def fact_words(name: str, text: str) -> str:
+    """A fact with its unit."""
+    return words.size(int(text) * _MIB) if name == "memory_mb" and text.isdecimal() else text
 
 
 def lock_words(view: DeviceView, now: datetime) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from wherry.messages import FINAL_PHASES, DeploymentReport, GateResult, ReleaseRef
+from wherry.messages import FINAL_PHASES, DeploymentReport, ReleaseRef
 from wherry_server.dashboard import words
 from wherry_server.dashboard.fleet import label, sentence
+from wherry_server.dashboard.gate_words import GateRow, gate_row
 from wherry_server.store.swap_views import Answered
 
 SCALE = 1000
@@ -34,17 +35,6 @@ class PhaseBar:
     width: int
     duration: str
     at: str
-
-
-@dataclass(frozen=True, slots=True)
-class GateRow:
-    """What a gate found."""
-
-    kind: str
-    ok: bool
-    detail: str
-    took: str
-    numbers: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +134,6 @@ def scale(lengths: Sequence[float]) -> list[int]:
     parts = [_LEAST + int(room * (length / total if total else 1 / len(lengths))) for length in lengths]
     parts[parts.index(max(parts))] += SCALE - sum(parts)
     return parts
-
-
-def gate_row(gate: GateResult) -> GateRow:
-    """A gate's result as the table shows it."""
-    numbers = [(words.phase_words(name), number_words(value)) for name, value in gate.numbers.items()]
-    return GateRow(words.phase_words(gate.kind), gate.ok, gate.detail, words.duration(gate.seconds), numbers)
-
-
-def number_words(value: float) -> str:
-    """A measured number: few digits, no exponent where people can do without."""
-    if value == int(value) and abs(value) < 1e9:
-        return words.number(int(value))
-    return f"{value:.4g}"
 
 
 def swapped_at(report: DeploymentReport) -> datetime | None:

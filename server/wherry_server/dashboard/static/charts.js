@@ -27,16 +27,30 @@
       ctx.strokeStyle = ctx.fillStyle = colour("soft");
       ctx.setLineDash([3, 3]);
       ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-      for (const [at, text] of chart.marks || []) {
-        const x = plot.valToPos(at, "x", true);
-        if (x < box.left || x > box.left + box.width) continue;
+      ctx.textAlign = "left";
+      const gap = 4 * devicePixelRatio, height = 13 * devicePixelRatio;
+      const rows = Array.from({ length: 4 }, () => []);   // (begin, end) of the labels that stand there
+      const seen = (chart.marks || []).map(([at, text]) => [plot.valToPos(at, "x", true), text])
+        .filter(([x]) => x >= box.left && x <= box.left + box.width);
+      for (const [x] of seen) {
         ctx.beginPath();
         ctx.moveTo(x, box.top);
         ctx.lineTo(x, box.top + box.height);
         ctx.stroke();
-        const right = x > box.left + box.width * 0.7;
-        ctx.textAlign = right ? "right" : "left";
-        ctx.fillText(text, x + (right ? -4 : 4) * devicePixelRatio, box.top + 11 * devicePixelRatio);
+      }
+      const ink = ctx.fillStyle, ground = colour("card");
+      for (const [x, text] of seen) {
+        const width = ctx.measureText(text).width;
+        const begin = x + gap + width > box.left + box.width ? x - gap - width : x + gap;
+        // The first row where it covers no other label; where swaps are that close, a line without words says enough.
+        const row = rows.findIndex((taken) => taken.every(([from, to]) => begin > to + gap || begin + width + gap < from));
+        if (row < 0) continue;
+        rows[row].push([begin, begin + width]);
+        const base = box.top + (row + 1) * height - 2 * devicePixelRatio;
+        ctx.fillStyle = ground;
+        ctx.fillRect(begin - 2 * devicePixelRatio, base - 10 * devicePixelRatio, width + gap, height);
+        ctx.fillStyle = ink;
+        ctx.fillText(text, begin, base);
       }
       ctx.restore();
     };
