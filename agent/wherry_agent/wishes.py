@@ -80,7 +80,7 @@ def to_supersede(desired: Assignment | None, entry: Entry) -> list[tuple[SlotEnt
     """Slots whose deployment must give way, with what takes its place; all of a group when one of it must.
 
     A first deployment that already answers callers is let finish: nothing else would serve. One that the owner
-    withdrew gives way whether or not it is known what is wanted instead.
+    withdrew, or whose image was rejected in another slot, gives way whether or not it is known what is wanted instead.
     """
     found: dict[str, tuple[SlotEntry, str]] = {}
     for name, slot in sorted(entry.slots.items()):
@@ -103,7 +103,11 @@ def _gives_way(slot: SlotEntry, desired: Assignment | None, entry: Entry) -> str
         return "the owner, who withdrew it"
     if not is_whole(entry, slot):
         return "another attempt, since a slot that goes together with it did"
-    if desired is None or not all(_replaceable(member) for member in members(entry, slot)):
+    if not all(_replaceable(member) for member in members(entry, slot)):
+        return ""
+    if trial.image.digest in entry.rejected:
+        return f"the verdict on it in slot {entry.rejected[trial.image.digest].slot}"
+    if desired is None:
         return ""
     wanted = desired.slots.get(slot.slot)
     older = wanted is not None and mark_above(slot.slot, wanted, entry.marks.counters)

@@ -1,0 +1,25 @@
+"""What the state machine found, as sentences."""
+
+from __future__ import annotations
+
+from wherry.messages import PollNow
+from wherry_agent.events import CommandReceived
+
+
+def test_a_release_rejected_in_one_slot_is_not_started_in_another(device):
+    device.release("4", "wrong")
+    device.assign(1, aux="4", main="4")
+    started = [what for what in device.world.history if what.startswith("{'state': 'running'}")]
+    assert len(started) == 1
+    second = device.state.slots[1].deployment
+    assert (second.phase, second.problem.reason[:19]) == ("refused", "failed here before:")
+
+
+def test_a_withdrawn_release_leaves_the_disk_although_it_is_still_wanted(device):
+    device.assign(1, main="1")
+    device.world.hold_allowed = True
+    device.trust.withdrawn = frozenset({device.catalogue["1"].digest})
+    device.server.assignment = device.journal.entry.payload
+    device.put(CommandReceived(PollNow()))
+    device.tick()
+    assert (device.world.containers, device.world.images) == ({}, {})
