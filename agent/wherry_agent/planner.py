@@ -302,7 +302,8 @@ def _unneeded(view: _View) -> tuple[TrustedImage, ...]:
 def _desired_images(view: _View) -> list[TrustedImage]:
     if view.desired is None:
         return []
-    return [image for image in view.desired.slots.values() if image.digest not in view.entry.rejected]
+    rejected, marks = view.entry.rejected, view.entry.marks
+    return [i for i in view.desired.slots.values() if i.digest not in rejected and not withdrawn(i, marks)]
 
 
 def _strangers(observed: Observed, entry: Entry) -> list[Step]:
