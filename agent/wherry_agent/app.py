@@ -251,7 +251,7 @@ def _cleanup(options: argparse.Namespace) -> int:
     config = load_config(options.state, options.config)
     with only_agent(options.state):
         identity = IdentityStore(options.state).load()
-        count = clear_world(make_device(config, identity.device, identity.profile), [])
+        count = clear_world(make_device(options.state, config, identity.device, identity.profile), [])
     print(f"removed {count} containers and the routes of {identity.device}")  # noqa: T201
     return 0
 

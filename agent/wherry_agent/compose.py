@@ -32,6 +32,9 @@ from wherry_agent.link import AgentLink
 from wherry_agent.local_api import LocalApi
 from wherry_agent.prober import HttpProber
 from wherry_agent.reconciler import Reconciler
+from wherry_agent.route.both import BothRoutes
+from wherry_agent.route.haproxy import HaproxyRoute, lacks
+from wherry_agent.route.haproxy_config import HAPROXY_FOLDER, Bounds
 from wherry_agent.route.kernel import KernelRoute
 from wherry_agent.schedule import Schedule
 from wherry_agent.self_update import SelfUpdate
@@ -61,16 +64,20 @@ class Device:
     """The adapters that know containers and routes, and the device's profile, if this agent ships it."""
 
     engine: DockerEngine
-    route: KernelRoute
+    route: BothRoutes
     profile: DeviceProfile | None
 
 
-def make_device(config: AgentConfig, device: str, profile_name: str) -> Device:
+def make_device(state: Path, config: AgentConfig, device: str, profile_name: str) -> Device:
     """Engine and route of a device."""
     profile = load_profiles().get(profile_name)
     options = profile.run if profile else RunOptions()
     engine = DockerEngine(device, options, config.engine_url, config.addresses(), config.engine_timeout_seconds)
-    return Device(engine, KernelRoute(config.table(device), config.addresses()), profile)
+    bounds = Bounds(hold_seconds=config.hold_seconds)
+    # What a service starts ends with it: there, haproxy has a unit of its own.
+    haproxy = HaproxyRoute(state / HAPROXY_FOLDER, config.addresses(), bounds, by_unit="NOTIFY_SOCKET" in os.environ)
+    kernel = KernelRoute(config.table(device), config.addresses())
+    return Device(engine, BothRoutes(kernel, haproxy, config.route, lacks, config.hold_seconds > 0), profile)
 
 
 def make_trust(state: Path, device: str, profile: str, server_url: str, ca_file: Path | None) -> Trust:
@@ -146,7 +153,7 @@ def _assemble(
     link: AgentLink,
     client: ServerClient,
 ) -> _Parts:
-    device = make_device(config, identity.device, identity.profile)
+    device = make_device(state, config, identity.device, identity.profile)
     facts = read_facts()
     prober = HttpProber()
     fetcher = RegistryFetcher(

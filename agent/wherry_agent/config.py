@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,7 +31,9 @@ class AgentConfig(BaseModel):
         slots: stable ports of slots by name; others are counted up from `slot_base_port`.
         first_port, last_port: loopback ports for containers.
         expose: more addresses of this host where the stable ports are reachable (default: loopback only).
+        route: the way to what serves: "kernel", "haproxy", or "auto": the one that the image needs.
         route_table: nftables table; empty makes one of the device's name.
+        hold_seconds: how long haproxy lets callers wait while versions change that memory does not hold both; 0: not.
         tick_seconds: how often the world is looked at.
         route_check_seconds: how often the packet filter is read back when nothing happens.
         report_seconds: how often an unchanged state is reported.
@@ -60,6 +62,8 @@ class AgentConfig(BaseModel):
     first_port: _Port = 18500
     last_port: _Port = 18999
     expose: list[str] = []
+    route: Literal["auto", "kernel", "haproxy"] = "auto"
+    hold_seconds: int = Field(default=60, ge=0, le=600)
     route_table: str = Field(default="", pattern=r"^[A-Za-z0-9_]{0,64}$")
     tick_seconds: _Seconds = 5
     route_check_seconds: _Seconds = 30

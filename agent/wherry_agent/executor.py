@@ -19,7 +19,7 @@ from wherry_agent import steps
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import container_name
 from wherry_agent.events import Blame, Cancelled, Done, Failed, GateAsked, News, Outcome, StepProgress
-from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progress, Route, StepCancelled
+from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progress, Route, StepCancelled, Target
 from wherry_agent.trial import Examiner, Verdict
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Executor:
         verdict = self._examiner.probe(name, step.image, cancel, lambda *_: None)
         if verdict.failure is not None:
             return Failed(verdict.failure, "world", verdict.gates)
-        self._turn({step.slot_port: self._port(name)})
+        self._turn({step.slot_port: Target(self._port(name), step.image)})
         return Done(verdict.gates)
 
     def _stage(self, step: steps.Stage) -> None:
@@ -166,16 +166,25 @@ class Executor:
         self._engine.start(self._name(step.slot, step.image))
 
     def _retire(self, step: steps.Retire) -> None:
-        self._say_farewell()
+        # Callers wait until the candidate, or this one again, has its gates behind it.
+        self._route.hold(step.slot_port, step.image)
         # Its restart policy stays: after a power cut in the middle it must come back.
-        self._engine.stop(self._name(step.slot, step.image), step.image.image.run.drain_seconds)
+        self._stop(self._engine.inspect(self._name(step.slot, step.image)), step.image.image.run.drain_seconds)
+
+    def _stop(self, container: Container | None, seconds: int) -> None:
+        """End a container that no new caller reaches, once what is under way to it by the route has its answers."""
+        self._say_farewell()
+        if container is not None:
+            if container.running:
+                self._route.drain(container.port, seconds)
+            self._engine.stop(container.name, seconds)
 
     def _switch(self, step: steps.Switch) -> None:
         turns = {}
         for turn in (step, *step.partners):
             name = self._name(turn.slot, turn.image)
             self._engine.restart_policy(name, "unless-stopped")
-            turns[turn.slot_port] = self._port(name)
+            turns[turn.slot_port] = Target(self._port(name), turn.image)
         self._turn(turns)
 
     def _port(self, name: str) -> int:
@@ -184,16 +193,14 @@ class Executor:
             raise EngineError(f"container {name}", "does not run")
         return container.port
 
-    def _turn(self, turns: Mapping[int, int]) -> None:
-        """Turn stable ports to the ports of containers, all in one transaction."""
-        routes = dict(self._route.read())
-        if turns.items() <= routes.items():
-            return
-        self._route.apply({**routes, **turns})
+    def _turn(self, targets: Mapping[int, Target]) -> None:
+        """Turn stable ports to containers, all together."""
+        self._route.turn(targets)
         found = self._route.read()
-        for stable, port in turns.items():
-            if found.get(stable) != port:
-                raise RouteError(f"port {stable}", f"is turned to {found.get(stable)} after being turned to {port}")
+        for stable, target in targets.items():
+            if found.get(stable) != target.port:
+                words = f"is turned to {found.get(stable)} after being turned to {target.port}"
+                raise RouteError(f"port {stable}", words)
 
     def _commit(self, step: steps.Commit) -> None:
         self._port(self._name(step.slot, step.image))
@@ -207,8 +214,7 @@ class Executor:
     def _stand_down(self, step: steps.StandDown) -> None:
         name = self._name(step.slot, step.image)
         self._engine.restart_policy(name, "no")
-        self._say_farewell()
-        self._engine.stop(name, step.image.image.run.drain_seconds)
+        self._stop(self._engine.inspect(name), step.image.image.run.drain_seconds)
 
     def _say_farewell(self) -> None:
         """Let telemetry read the last counters of a model that is about to stop."""
@@ -223,8 +229,7 @@ class Executor:
             if container is not None:
                 self._leave(container)
                 if container.running:
-                    self._say_farewell()
-                    self._engine.stop(name, _STRAY_DRAIN_SECONDS)
+                    self._stop(container, _STRAY_DRAIN_SECONDS)
                 self._engine.remove(name)
         for image in images:
             self._engine.remove_image(image)
@@ -235,27 +240,22 @@ class Executor:
         if container is None:
             return
         back = self._engine.inspect(self._name(step.slot, step.back)) if step.back else None
-        if back and back.running:
-            self._turn({step.slot_port: back.port})
+        if step.back and back and back.running:
+            self._turn({step.slot_port: Target(back.port, step.back)})
         else:
             self._leave(container)
         if container.running:
-            self._say_farewell()
             self._engine.restart_policy(name, "no")
-            self._engine.stop(name, min(step.candidate.image.run.drain_seconds, 2))
+            self._stop(container, min(step.candidate.image.run.drain_seconds, 2))
         self._engine.remove(name)
 
     def _leave(self, container: Container) -> None:
         """No route leads to a container that is about to go."""
-        routes = self._route.read()
-        kept = {stable: port for stable, port in routes.items() if port != container.port}
-        if kept != routes:
-            self._route.apply(kept)
+        if stable := [stable for stable, port in self._route.read().items() if port == container.port]:
+            self._route.drop(stable)
 
     def _remove(self, step: steps.Remove) -> None:
-        routes = dict(self._route.read())
-        if routes.pop(step.slot_port, None) is not None:
-            self._route.apply(routes)
+        self._route.drop([step.slot_port])
         self._say_farewell()
         for name in step.containers:
             self._engine.stop(name, step.drain_seconds)
@@ -295,7 +295,18 @@ class Executor:
         raise error
 
     def _ensure_route(self, step: steps.EnsureRoute) -> None:
-        self._turn({turn.slot_port: turn.port for turn in (step, *step.partners)})
+        turns = (step, *step.partners)
+        for turn in turns:
+            self._await_answers(turn)
+        self._turn({turn.slot_port: Target(turn.port, turn.image) for turn in turns})
+
+    def _await_answers(self, step: steps.EnsureRoute) -> None:
+        """Who waits, or has something else to answer meanwhile, is not turned to a container that only begins."""
+        if self._route.held(step.slot_port) or step.slot_port in self._route.read():
+            name = self._name(step.slot, step.image)
+            verdict = self._examiner.answers(name, step.image, Cancel())
+            if verdict.failure is not None:  # nothing better is there: it may come to itself before its callers
+                _log.warning("slot %s: %s", step.slot, verdict.failure)
 
 
 _ACTIONS: Mapping[type, Callable[[Executor, Any], None]] = {

@@ -165,7 +165,7 @@ def _start(view: _View, image: TrustedImage) -> list[Step]:
     mode = view.mode or choose_mode(view.slot, view.observed, image, view.limits, view.runs(view.slot.known_good))
     start = Start(view.slot.slot, image, mode)
     if mode == "replace" and view.slot.known_good and view.runs(view.slot.known_good):
-        return [Retire(view.slot.slot, view.slot.known_good), start]
+        return [Retire(view.slot.slot, view.slot.known_good, view.slot.port), start]
     return [start]
 
 

@@ -259,7 +259,8 @@ class Reconciler:
             except WherryError as error:
                 self._outbox.trouble("route", error)
         memory = self._world.host.memory_available_mb()
-        self._observed = Observed(containers, routes, memory, lock, self._world.own_version())
+        ways = self._world.route.ways()
+        self._observed = Observed(containers, routes, memory, lock, self._world.own_version(), ways=ways)
         return True
 
     def _rebuild(self) -> None:

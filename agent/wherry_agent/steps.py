@@ -60,9 +60,13 @@ class Stage(Step):
 
 @dataclass(frozen=True, slots=True)
 class Retire(Step):
-    """Drain and stop a container, keep it: before the candidate starts where memory does not hold both."""
+    """Drain and stop a container, keep it: before the candidate starts where memory does not hold both.
+
+    Callers of the slot's stable port wait from here to the switch, where the route can let them.
+    """
 
     image: TrustedImage
+    slot_port: int
 
     move = "start"
 

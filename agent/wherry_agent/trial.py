@@ -131,11 +131,17 @@ class Examiner:
             StepCancelled: asked to give way.
         """
         declared = [gate for gate in image.image.gates if not isinstance(gate, SoakGate)]
-        first: list[object] = []
-        if not any(isinstance(gate, _ASKS_BY_ITSELF) for gate in declared):
-            custom = image.image.runtime == "custom"
-            first = [_StillRuns() if custom else ReadyGate(deadline_seconds=image.image.run.start_seconds)]
+        first = [] if any(isinstance(gate, _ASKS_BY_ITSELF) for gate in declared) else [_by_itself(image)]
         return self._through(self._begin(name, image, cancel, beside), [*first, *declared], asks)
+
+    def answers(self, name: str, image: TrustedImage, cancel: Cancel) -> Verdict:
+        """Wait until a container is up, by the first gate of its release that finds out by itself.
+
+        Raises:
+            EngineError: the engine cannot be asked about it.
+        """
+        declared = (gate for gate in image.image.gates if isinstance(gate, _ASKS_BY_ITSELF))
+        return self._through(self._begin(name, image, cancel, None), [next(declared, _by_itself(image))])
 
     def soak(
         self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks, beside: str | None = None
@@ -333,6 +339,12 @@ class Examiner:
             if result.ok or time.monotonic() - began > gate.deadline_seconds / 2:
                 break
         return result
+
+
+def _by_itself(image: TrustedImage) -> object:
+    """The gate of a release that declares none which finds out by itself whether the container is up."""
+    custom = image.image.runtime == "custom"
+    return _StillRuns() if custom else ReadyGate(deadline_seconds=image.image.run.start_seconds)
 
 
 def _traffic(counters: Counters | None) -> gates.Traffic | None:

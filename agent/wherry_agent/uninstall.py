@@ -103,7 +103,9 @@ def _clear_device(state: Path, config: AgentConfig, say: Say) -> str:
     except IdentityError:
         say("not enrolled: there are no containers of this device")
         return ""
-    count = clear_world(make_device(config, identity.device, identity.profile), _images(state, identity.device, config))
+    count = clear_world(
+        make_device(state, config, identity.device, identity.profile), _images(state, identity.device, config)
+    )
     say(f"removed {count} containers, the images and the routes of {identity.device}")
     return identity.device
 

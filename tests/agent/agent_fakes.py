@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
 from wherry_agent.executor import Executor, Settings
 from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.journal import Journal
-from wherry_agent.ports import Cancel, Container, Recorded
+from wherry_agent.ports import Cancel, Container, Recorded, Target, Way
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.trial import Examiner, Patience
 from wherry_agent.world import Policy
@@ -105,12 +105,17 @@ class World:
     registry: str = "good"
     route_broken: bool = False
     hold_allowed: bool = False
+    can_wait: bool = True
+    waiting: set[int] = field(default_factory=set)
+    drained: list[int] = field(default_factory=list)
     temperatures: dict[str, float] = field(default_factory=dict)
     asked: int = 0
     tokens: bool = False
     statistics: dict[str, Any] = field(default_factory=dict)
     unread: int = 0
     unread_next: int = 0
+    behaviours_of: dict[str, str] = field(default_factory=dict)
+    together: tuple[int, ...] = ()
 
     def changed(self, what: str) -> None:
         self.history.append(what)
@@ -125,8 +130,12 @@ class World:
         for stable in {*self.routes, *self.served}:
             if self.answers(stable) is not None:
                 self.served.add(stable)
-            elif stable in self.served and not self.hold_allowed:
+            elif stable in self.served - self.waiting and not self.hold_allowed:
                 self.violations.append(f"port {stable} answers nobody after: {self.history[-1]}")
+        ports = {self.routes.get(stable) for stable in self.together}
+        reached = {name.rpartition(".")[2] for name, c in self.containers.items() if c.running and c.port in ports}
+        if len(reached) > 1:
+            self.violations.append(f"mixed: {sorted(reached)} answer after: {self.history[-1]}")
 
     def answers(self, stable: int) -> str | None:
         """Name of the container that answers well at a stable port."""
@@ -143,7 +152,7 @@ class World:
     def power_cut(self) -> None:
         """The device boots anew: routes are gone, the engine brings back what its policy says."""
         self.boot += "'"
-        self.routes, self.served = {}, set()
+        self.routes, self.served, self.waiting = {}, set(), set()
         for name, container in self.containers.items():
             up = container.running and container.restart == "unless-stopped"
             self.containers[name] = replace(container, state="running" if up else "exited")
@@ -181,7 +190,8 @@ class FakeEngine:
         self.world.containers[name] = Container(
             name, slot, image.digest, "created", port, slot_port, image=image, restart="no"
         )
-        self.world.behaviours[name] = image.image.run.env["BEHAVIOUR"]
+        behaviour = image.image.run.env["BEHAVIOUR"]
+        self.world.behaviours[name] = self.world.behaviours_of.get(image.image.version, behaviour)
         self.world.changed(f"create {name}")
 
     def _set(self, name: str, **changes: Any) -> None:
@@ -258,12 +268,38 @@ class FakeRoute:
             raise RouteError("nft", "cannot be run")
         return dict(self.world.routes)
 
-    def apply(self, routes: Mapping[int, int]) -> None:
+    def apply(self, routes: Mapping[int, int], waiting: Collection[int] = ()) -> None:
         if self.world.route_broken:
             raise RouteError("nft", "cannot be run")
-        self.world.routes = dict(routes)
+        if (dict(routes), set(waiting)) == (self.world.routes, self.world.waiting):
+            return
+        self.world.routes, self.world.waiting = dict(routes), set(waiting)
         self.world.unread, self.world.unread_next = self.world.unread_next, 0
-        self.world.changed(f"routes {dict(routes)}")
+        self.world.changed(f"routes {dict(routes)}" + (f", {sorted(waiting)} wait" if waiting else ""))
+
+    def ways(self) -> Mapping[int, Way]:
+        return dict.fromkeys(self.world.routes, "kernel")
+
+    def turn(self, targets: Mapping[int, Target]) -> None:
+        ports = {stable: target.port for stable, target in targets.items()}
+        self.apply({**self.read(), **ports}, self.world.waiting - ports.keys())
+
+    def hold(self, stable: int, image: TrustedImage) -> bool:
+        if self.world.can_wait:
+            self.apply(
+                {known: to for known, to in self.read().items() if known != stable}, self.world.waiting | {stable}
+            )
+        return self.world.can_wait
+
+    def held(self, stable: int) -> bool:
+        return stable in self.world.waiting
+
+    def drain(self, port: int, seconds: float) -> None:
+        self.world.drained.append(port)
+
+    def drop(self, stable: Collection[int]) -> None:
+        kept = {known: to for known, to in self.read().items() if known not in stable}
+        self.apply(kept, self.world.waiting - set(stable))
 
 
 class FakeProber:
@@ -347,7 +383,7 @@ class FakeHost:
 
 
 class FakeTrust:
-    """Payloads are JSON: {"sequence": n, "slots": {slot: catalogue key}}."""
+    """Payloads are JSON: {"sequence": n, "slots": {slot: catalogue key}, "together": [[slot, …], …]}."""
 
     def __init__(self, catalogue: dict[str, TrustedImage], stored_withdrawn: frozenset[str] | None) -> None:
         self.catalogue = catalogue
@@ -357,7 +393,8 @@ class FakeTrust:
     def _read(self, payload: bytes) -> Assignment:
         body = json.loads(payload)
         slots = {slot: self.catalogue[key] for slot, key in body["slots"].items()}
-        return Assignment(DEVICE, body["sequence"], START + timedelta(days=7), slots)
+        together = tuple(frozenset(group) for group in body.get("together", []))
+        return Assignment(DEVICE, body["sequence"], START + timedelta(days=7), slots, together)
 
     def verify(
         self, payload: bytes, marks: Marks, now: datetime, online: bool = True, serving: Any = ()
@@ -551,8 +588,9 @@ class Device:
             self.reconciler.handle(self.queue.popleft())
         raise AssertionError("the agent does not come to rest")
 
-    def assign(self, sequence: int, **slots: str) -> None:
-        body = json.dumps({"sequence": sequence, "slots": slots}).encode()
+    def assign(self, sequence: int, together: Iterable[Iterable[str]] = (), **slots: str) -> None:
+        groups = [list(group) for group in together]
+        body = json.dumps({"sequence": sequence, "slots": slots, "together": groups}).encode()
         self.put(AssignmentReceived(body, "mqtt"))
 
     def tick(self, seconds: float = 5.0, times: int = 1) -> None:

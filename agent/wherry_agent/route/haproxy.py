@@ -134,11 +134,10 @@ class HaproxyRoute:
         return workers
 
     def _start_alone(self) -> None:
-        program = shutil.which("haproxy", path=_PATH)
-        if program is None:
-            raise RouteError("haproxy", "is not installed", "Install it (Debian: `apt-get install haproxy`)")
+        if why := lacks():
+            raise RouteError("haproxy", why, "Install it (Debian: `apt-get install haproxy`)")
         socket_name = f"unix@{MASTER_SOCKET},mode,600"
-        command = [program, "-W", "-D", "-C", str(self._folder), "-S", socket_name, "-f", CONFIG_FILE]
+        command = [program(), "-W", "-D", "-C", str(self._folder), "-S", socket_name, "-f", CONFIG_FILE]
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=self._timeout, check=False
@@ -225,6 +224,16 @@ class HaproxyRoute:
                 return answer.decode("utf-8", "replace")
         except OSError as error:
             raise RouteError("haproxy", f"does not answer ({error})") from error
+
+
+def program() -> str:
+    """Where haproxy is; empty when it is not installed."""
+    return shutil.which("haproxy", path=_PATH) or ""
+
+
+def lacks() -> str:
+    """Why haproxy cannot be used on this device; empty when it can."""
+    return "" if program() else "is not installed"
 
 
 def _runs_as() -> tuple[str, str]:

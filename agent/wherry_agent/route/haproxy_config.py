@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+HAPROXY_FOLDER = "haproxy"
+"""In the state folder: all that haproxy is told by."""
 CONFIG_FILE, LUA_FILE, MASTER_SOCKET, WORKER_SOCKET = "haproxy.cfg", "slots.lua", "master", "worker"
 _HEAD = "# wherry "
 _NOWHERE = 1

@@ -123,7 +123,7 @@ owns_state() { # it is not there, or a device's, or holds nothing but what an ag
     [ -e "$inside" ] || [ -L "$inside" ] || continue
     case "${inside##*/}" in
       identity | tuf | lock | status.json | status.new | update.lock | update.new | local.sock | lost+found) ;;
-      spool.db* | agent.toml | agent.log | agent.log.1) ;;
+      spool.db* | agent.toml | agent.log | agent.log.1 | haproxy) ;;
       *) return 1 ;;
     esac
   done
