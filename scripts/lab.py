@@ -262,9 +262,9 @@ class Lab:
         slot = f"[slots]\nmain = {self.ports.slot}\n"
         (self.device_state / "agent.toml").write_text(slot)
 
-    def start_agent(self, env: Mapping[str, str] | None = None) -> None:
-        """Start the daemon and wait until the server sees the device online."""
-        argv = ["wherry-agent", "run", "--state", str(self.device_state)]
+    def start_agent(self, env: Mapping[str, str] | None = None, command: str = "run") -> None:
+        """Start the daemon, or its supervisor, and wait until the server sees the device online."""
+        argv = ["wherry-agent", command, "--state", str(self.device_state)]
         self.start("agent", argv, self.online, {"MALLOC_ARENA_MAX": "1"} | dict(env or {}))
 
     def online(self) -> bool:

@@ -103,7 +103,7 @@ def _slots(view: DeviceView) -> RenderableType:
                 _health(slot),
                 Text(release_name(view.desired.get(name)), style="yellow" if name in view.drift else ""),
                 release_name(slot.known_good) if slot else "-",
-                f"127.0.0.1:{slot.port}" if slot else "-",
+                f"127.0.0.1:{slot.port}" if slot and slot.port else "-",
             )
         )
     return table(("slot", "runs", "health", "desired", "known-good", "endpoint"), cells, "None.")
