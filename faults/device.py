@@ -124,7 +124,8 @@ class Device:
         assert not self.alive, "two agents on one device"
         if self.lost:
             argv, env = HOOKED, {"WHERRY_FAULT_LOG": f"{self.log}.points", "WHERRY_FAULT_LOST": self.lost}
-        (self.state / "status.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may be the fault
+            (self.state / "status.json").unlink()
         self.lives += 1
         inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         with self.log.open("ab") as out:
@@ -170,13 +171,18 @@ class Device:
 
     def settled(self, version: str) -> bool:
         """Whether the agent says that it is through with what is wanted and this version serves; and only it runs."""
-        slots = self.status.get("slots") or []
-        if not slots or (slots[0].get("serving") or {}).get("version") != version:
+        slot = next(iter(self.status.get("slots") or []), {})
+        if (slot.get("serving") or {}).get("version") != version:
             return False
-        deployment = slots[0].get("deployment") or {}
-        ended = deployment.get("phase") in ("committed", "rejected", "refused")
-        tried = not self.wanted or (deployment.get("release") or {}).get("version") == self.wanted
-        return ended and tried and [c["version"] for c in self.containers() if c["running"]] == [version]
+        return self._through(slot) and [c["version"] for c in self.containers() if c["running"]] == [version]
+
+    def _through(self, slot: Mapping[str, Any]) -> bool:
+        """Whether a slot's deployment of what is wanted is over; a journal that was rebuilt knows of none."""
+        deployment, desired = slot.get("deployment"), slot.get("desired") or {}
+        if not deployment:
+            return bool(desired) and desired.get("digest") == slot["serving"]["digest"]
+        tried = not self.wanted or deployment["release"]["version"] == self.wanted
+        return tried and deployment["phase"] in ("committed", "rejected", "refused")
 
     def wait(self, version: str, seconds: float = 60) -> None:
         """Wait until the agent has converged on a version.

@@ -19,13 +19,13 @@ from faults.sweep import Run, fault
 @contextlib.contextmanager
 def small_disk(device: Device, inodes: int = 512) -> Iterator[Path]:
     """The state folder on a filesystem of 16 MB of its own."""
-    image = device.rig.folder / f"{device.name}.disk"
+    image = _image(device)
     with image.open("wb") as file:
         file.truncate(16 * 2**20)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), str(image)], check=True)
     aside = device.state.with_name(device.name + ".aside")
     shutil.copytree(device.state, aside, dirs_exist_ok=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(device.state)], check=True)
+    _mount(device)
     try:
         shutil.copytree(aside, device.state, dirs_exist_ok=True)
         yield device.state
@@ -94,7 +94,7 @@ def _failing_calls(run: Run, calls: tuple[str, ...], error: str, most: int) -> N
             run.device.kill()
 
 
-@fault("Disk", 9, "ENOSPC at each write")
+@fault("Disk", 9, "ENOSPC at each write", device="other", apart=True)
 def no_space(run: Run) -> None:
     """Strace fails the N-th pwrite64 of each thread with ENOSPC, one N after the other."""
     _failing_calls(run, ("pwrite64",), "ENOSPC", 24)
@@ -113,7 +113,7 @@ def no_inodes(run: Run) -> None:
     _on_small_disk(run, hurt, lambda folder: shutil.rmtree(folder / "inodes"))
 
 
-@fault("Disk", 11, "EIO on fsync")
+@fault("Disk", 11, "EIO on fsync", device="other", apart=True)
 def failing_sync(run: Run) -> None:
     """Strace fails the N-th fdatasync, then the N-th fsync, with EIO."""
     _failing_calls(run, ("fdatasync", "fsync"), "EIO", 8)
@@ -135,19 +135,20 @@ def read_only(run: Run) -> None:
     def heal(folder: Path) -> None:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
-    for wait in (0.0,):
-        run.device.restore()
-        with small_disk(run.device) as folder, run.loaded():
-            hurt(folder)
+    run.device.restore()
+    with small_disk(run.device) as folder, run.loaded():
+        hurt(folder)
+        try:
             run.hit()
             run.device.start()
-            time.sleep(4 + wait)
-            ended = not run.device.alive
-            run.expect(not ended or "wherry-agent: " in run.device.tail(), f"no words: {run.device.tail()}")
+            time.sleep(4)
+            said = run.device.alive or "wherry-agent: " in run.device.tail()
+            run.expect(said, f"no words: {run.device.tail()}")
             run.device.kill()
+        finally:
             heal(folder)
-            run.device.start()
-            run.converge("2")
+        run.device.start()
+        run.converge("2")
     for wait in (1.0, 3.0):
         run.device.restore()
         with small_disk(run.device) as folder, run.loaded():
@@ -159,11 +160,23 @@ def read_only(run: Run) -> None:
             run.hit()
             time.sleep(4)
             run.device.kill()
-            subprocess.run(["umount", str(folder)], check=True)
-            image = run.rig.folder / f"{run.device.name}.disk"
-            subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
+            _mount_again(run.device)
             run.device.start()
             run.converge("2")
+
+
+def _mount_again(device: Device) -> None:
+    """As after a power cut: what the filesystem holds is what it had synced."""
+    subprocess.run(["umount", str(device.state)], check=True)
+    _mount(device)
+
+
+def _mount(device: Device) -> None:
+    subprocess.run(["mount", "-o", "loop", str(_image(device)), str(device.state)], check=True)
+
+
+def _image(device: Device) -> Path:
+    return device.rig.folder / f"{device.name}.disk"
 
 
 def _shut_down(folder: Path) -> None:
@@ -190,9 +203,7 @@ def shut_down(run: Run) -> None:
             _shut_down(folder)
             run.hit(kill=True)
             run.device.kill()
-            subprocess.run(["umount", str(folder)], check=True)
-            image = run.rig.folder / f"{run.device.name}.disk"
-            subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
+            _mount_again(run.device)
             run.died()
             run.device.start()
             run.converge("2", when=f"after the cut at {0.4 * number % 6:.1f} s")
