@@ -171,7 +171,7 @@ class Device:
 
     def settled(self, version: str) -> bool:
         """Whether the agent says that it is through with what is wanted and this version serves; and only it runs."""
-        slot = next(iter(self.status.get("slots") or []), {})
+        slot: Mapping[str, Any] = next(iter(self.status.get("slots") or []), {})
         if (slot.get("serving") or {}).get("version") != version:
             return False
         return self._through(slot) and [c["version"] for c in self.containers() if c["running"]] == [version]
