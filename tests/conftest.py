@@ -19,6 +19,8 @@ sys.path.insert(0, str(SCRIPTS))
 
 from ports import free_port  # noqa: E402  every room's tests import it by this path
 
+PASSWORD_FILE = "operator:$2b$04$uXwVT0iZPRANnCKMnChw8ONcAk0VJ1GCA8M5bQgZddU/x/wBvTQiy\n"
+
 
 @pytest.fixture(autouse=True)
 def same_umask() -> Iterator[None]:
@@ -74,6 +76,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if shutil.which("docker-registry") is None:
         pytest.skip("docker-registry is not installed")
     process, address = serve_registry(tmp_path_factory.mktemp("registry"))
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def locked_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a real registry that asks for operator:secret."""
+    folder = tmp_path_factory.mktemp("locked-registry")
+    (folder / "htpasswd").write_text(PASSWORD_FILE)
+    process, address = serve_registry(folder, f"auth: {{htpasswd: {{realm: wherry, path: {folder / 'htpasswd'}}}}}\n")
     try:
         yield address
     finally:

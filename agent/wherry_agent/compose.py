@@ -155,9 +155,10 @@ def _assemble(
 ) -> _Parts:
     device = make_device(state, config, identity.device, identity.profile)
     facts = read_facts()
-    prober = HttpProber()
+    prober, credentials = HttpProber(), config.credentials(state)
     fetcher = RegistryFetcher(
-        device.engine, config.engine_url, config.pull_stall_seconds, config.pull_deadline_seconds
+        device.engine, config.engine_url, config.pull_stall_seconds, config.pull_deadline_seconds,
+        credentials.header, credentials.advice,
     )  # fmt: skip
     golden_cases = GoldenCases(device.engine, prober, config.golden_limit_mb * 1_048_576)
     samplers: list[Sampler] = []

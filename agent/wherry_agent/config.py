@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wherry.errors import ConfigError
 from wherry.identity import SlotName
 from wherry_agent.entry import Limits
+from wherry_agent.registry_credentials import FOLDER, RegistryCredentials
 from wherry_agent.trial import Patience
 
 ENV_PREFIX = "WHERRY_AGENT_"
@@ -48,6 +49,8 @@ class AgentConfig(BaseModel):
         golden_limit_mb: largest golden.json read.
         golden_seconds: how often the golden cases of what serves are asked again.
         spool_mb: disk for telemetry that waits.
+        registry_credentials: logins for private registries, as `docker login` writes them, for root's eyes only
+            (default: registries/config.json in the state folder).
         local_group: members of this group of the device may hold the update lock through the local API.
         log_level: of the log on standard error.
     """
@@ -83,6 +86,7 @@ class AgentConfig(BaseModel):
     golden_limit_mb: int = Field(default=64, ge=1)
     golden_seconds: _Seconds = 900
     spool_mb: int = Field(default=16, ge=1)
+    registry_credentials: Path | None = None
     local_group: str = ""
     log_level: str = "INFO"
 
@@ -97,6 +101,10 @@ class AgentConfig(BaseModel):
     def patience(self) -> Patience:
         """How long a candidate is looked at."""
         return Patience(soak_seconds=self.soak_seconds)
+
+    def credentials(self, state: Path) -> RegistryCredentials:
+        """What private registries are shown."""
+        return RegistryCredentials(self.registry_credentials or state / FOLDER / "config.json")
 
     def table(self, device: str) -> str:
         """The nftables table of this device, so that two agents on one machine do not meet."""

@@ -18,6 +18,7 @@ from wherry_agent import examination as look
 from wherry_agent import verdicts
 from wherry_agent.config import AgentConfig
 from wherry_agent.host import Host, read_facts
+from wherry_agent.registry_examination import look_at_registries
 
 PATIENCE_SECONDS = 8.0
 """All looks together; the server waits for an answer a little longer."""
@@ -58,7 +59,8 @@ def examine(state: Path, config: AgentConfig) -> list[Check]:
 
         looks["server"] = server
         looks["broker"] = lambda: [verdicts.broker(look.look_at_broker(me))]
-        looks["registry"] = lambda: [verdicts.registry(look.look_at_registries(state))]
+        credentials = config.credentials(state)
+        looks["registry"] = lambda: [verdicts.registry(look_at_registries(state, config.engine_url, credentials))]
     looks["agent"] = lambda: [verdicts.service(look.look_at_service(state), known is not None)]
     return side_by_side(looks, PATIENCE_SECONDS)
 

@@ -9,13 +9,11 @@ import grp
 import http.client
 import json
 import os
-import re
 import socket
-import sqlite3
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -34,7 +32,6 @@ from wherry_agent.verdicts import AcceleratorFacts, DiskFacts, EngineFacts, Iden
 LOOK_SECONDS = 4.0
 UNIT = "wherry-agent.service"
 _ALERT_SECONDS = 0.7
-_REPOSITORY = re.compile(rb'"repository":"([^"/]+)/')
 _MOST_BYTES = 1_048_576
 
 
@@ -49,7 +46,7 @@ def look_at_engine(url: str) -> EngineFacts:
         if reach == "forbidden":
             return EngineFacts(url, reach)
     try:
-        version, info = _ask_engine(url, "/version"), _ask_engine(url, "/info")
+        version, info = ask_engine(url, "/version"), ask_engine(url, "/info")
         return EngineFacts(
             url,
             reach,
@@ -61,10 +58,15 @@ def look_at_engine(url: str) -> EngineFacts:
             runtimes=frozenset(info.get("Runtimes") or ()),
         )
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
-        return EngineFacts(url, reach, problem=_words(error))
+        return EngineFacts(url, reach, problem=error_words(error))
 
 
-def _ask_engine(url: str, path: str) -> Any:
+def ask_engine(url: str, path: str, headers: Mapping[str, str] | None = None) -> Any:
+    """What the engine answers to a GET, whatever its status.
+
+    Raises:
+        OSError, HTTPException, ValueError: it cannot be asked in time, or its answer is no JSON.
+    """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "engine", parts.port or 2375, timeout=LOOK_SECONDS / 2)
     with closing(connection):
@@ -72,7 +74,7 @@ def _ask_engine(url: str, path: str) -> Any:
             connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.sock.settimeout(LOOK_SECONDS / 2)
             connection.sock.connect(parts.path)
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers or {}))
         return json.loads(connection.getresponse().read(_MOST_BYTES))
 
 
@@ -90,7 +92,7 @@ def look_at_disk(path: Path, write: bool = False) -> DiskFacts:
             with tempfile.TemporaryFile(dir=there) as file:
                 file.write(b"x" * 4096)
     except OSError as error:
-        return DiskFacts(str(path), problem=_words(error), writable=False)
+        return DiskFacts(str(path), problem=error_words(error), writable=False)
     return DiskFacts(
         str(path),
         free_bytes=found.f_bavail * found.f_frsize,
@@ -142,7 +144,7 @@ def look_at_broker(identity: Identity) -> PeerFacts:
                 if not secure.recv(1):
                     return PeerFacts(address, "closed the connection: it refuses this device's certificate")
     except (OSError, ValueError) as error:
-        return PeerFacts(address, _words(error))
+        return PeerFacts(address, error_words(error))
     return PeerFacts(address)
 
 
@@ -160,38 +162,12 @@ def look_at_server(identity: Identity, clock: Clock) -> PeerFacts:
             answer = connection.getresponse()
             status, date = answer.status, answer.getheader("Date", "")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return PeerFacts(address, _words(error))
+        return PeerFacts(address, error_words(error))
     ahead = None
     with suppress(ValueError, TypeError):
         ahead = clock() - parsedate_to_datetime(date)
     problem = "" if status == 200 else f"answers with status {status}"
     return PeerFacts(address, problem, ahead=ahead)
-
-
-def look_at_registries(state: Path) -> list[PeerFacts]:
-    """Whether the registries of the images that this device knows accept connections."""
-    found = []
-    for host in assigned_registries(state)[:3]:
-        name, _, port = host.partition(":")
-        try:
-            with socket.create_connection((name, int(port or 443)), LOOK_SECONDS / 3):
-                found.append(PeerFacts(host))
-        except (OSError, ValueError) as error:
-            found.append(PeerFacts(host, _words(error)))
-    return found
-
-
-def assigned_registries(state: Path) -> list[str]:
-    """Hosts of the registries in the journal, read without disturbing the agent that writes it."""
-    path = state / "journal.db"
-    if not path.exists():
-        return []
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as database:
-            rows = database.execute("SELECT value FROM facts WHERE key LIKE 'slot/%'").fetchall()
-    except sqlite3.Error:
-        return []
-    return sorted({match.decode("utf-8", "replace") for (value,) in rows for match in _REPOSITORY.findall(value)})
 
 
 def look_at_packet_filter() -> str:
@@ -240,7 +216,8 @@ def not_before(now: datetime) -> datetime:
     return datetime(2026, 1, 1, tzinfo=now.tzinfo)
 
 
-def _words(error: BaseException) -> str:
+def error_words(error: BaseException) -> str:
+    """Why something was not reached, in few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -19,8 +19,8 @@ from wherry_agent.installation import USUAL_STATE
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
 OWN_NAMES = (
-    "identity", "tuf", "journal.db*", "spool.db*", LOCK_FILE, STATUS_FILE, "status.new", "update.lock", "update.new",
-    "local.sock", "agent.toml", "agent.log", "agent.log.1", "haproxy",
+    "identity", "registries", "tuf", "journal.db*", "spool.db*", LOCK_FILE, STATUS_FILE, "status.new", "update.lock",
+    "update.new", "local.sock", "agent.toml", "agent.log", "agent.log.1", "haproxy",
 )  # fmt: skip
 """All that an agent, its operator and install.sh put into a state folder; install.sh knows the same names."""
 _SYSTEM = re.compile(

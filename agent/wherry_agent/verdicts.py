@@ -69,12 +69,14 @@ class PeerFacts:
 
     Attributes:
         ahead: by how much this device's clock is ahead of the peer's, if the peer told its time.
+        fix: what to do about the problem, if that is known.
     """
 
     address: str
     problem: str = ""
     detail: str = ""
     ahead: timedelta | None = None
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +253,9 @@ def registry(found: Sequence[PeerFacts]) -> Check:
     broken = [facts for facts in found if facts.problem]
     if broken:
         words = "; ".join(f"{facts.address}: {facts.problem}" for facts in broken)
-        return error("registry", words, "Check the registry's address and the network; models that serve go on serving")
-    return ok("registry", ", ".join(facts.address for facts in found) + " accepts connections")
+        usual = "Check the registry's address and the network; models that serve go on serving"
+        return error("registry", words, broken[0].fix or usual)
+    return ok("registry", "; ".join(f"{facts.address} {facts.detail or 'lets this device in'}" for facts in found))
 
 
 def packet_filter(problem: str) -> Check:

@@ -14,7 +14,7 @@ import pytest
 
 from wherry.profile import HostFacts, load_profiles
 from wherry.questions import Check
-from wherry_agent import doctor, examination, verdicts
+from wherry_agent import doctor, examination, registry_examination, verdicts
 from wherry_agent.config import AgentConfig
 from wherry_agent.verdicts import AcceleratorFacts, DiskFacts, EngineFacts, IdentityFacts, PeerFacts, ServiceFacts
 
@@ -80,7 +80,9 @@ def changed(facts, **changes):
         (verdicts.server(changed(PEER, problem="no answer in time")), "error", "no answer"),
         (verdicts.registry([]), "ok", "nothing was assigned"),
         (verdicts.registry([PEER, changed(PEER, address="r:5000", problem="no route")]), "error", "r:5000: no route"),
-        (verdicts.registry([PEER]), "ok", "accepts connections"),
+        (verdicts.registry([PEER]), "ok", "lets this device in"),
+        (verdicts.registry([changed(PEER, detail="accepts connections")]), "ok", "accepts connections"),
+        (verdicts.registry([changed(PEER, problem="asks for a login", fix="Log in")]), "error", "asks for a login"),
         (verdicts.packet_filter(""), "ok", "can be made"),
         (
             verdicts.packet_filter("cannot be run ([Errno 2] No such file or directory: 'nft')"),
@@ -182,11 +184,12 @@ class TestLooks:
 
     def test_the_registries_of_the_journal_are_read_without_writing(self, device, tmp_path):
         device.assign(1, main="1")
-        assert examination.assigned_registries(device.folder) == ["127.0.0.1:5000"]
-        assert examination.assigned_registries(tmp_path / "absent") == []
+        known = registry_examination.assigned_repositories(device.folder)
+        assert known == {"127.0.0.1:5000": "127.0.0.1:5000/vision"}
+        assert registry_examination.assigned_repositories(tmp_path / "absent") == {}
         (tmp_path / "other").mkdir()
         (tmp_path / "other/journal.db").write_bytes(b"garbage" * 1000)
-        assert examination.assigned_registries(tmp_path / "other") == []
+        assert registry_examination.assigned_repositories(tmp_path / "other") == {}
 
     def test_device_nodes_and_groups_that_are_missing_are_named(self):
         run = AMD.run.model_copy(update={"devices": ["/dev/null", "/dev/none"], "groups": ["root", "no-such-group"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from wherry_cli.packaging.layers import Entry, make_layer
 from wherry_cli.packaging.registry import RegistryClient
 from wherry_cli.packaging.store import Layer, Store
 
-PASSWORD_FILE = "operator:$2b$04$uXwVT0iZPRANnCKMnChw8ONcAk0VJ1GCA8M5bQgZddU/x/wBvTQiy\n"
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -36,25 +33,6 @@ def profiles():
 def client(registry: str) -> Iterator[RegistryClient]:
     with RegistryClient(registry) as opened:
         yield opened
-
-
-@pytest.fixture(scope="session")
-def locked_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of a real registry that asks for operator:secret."""
-    folder = tmp_path_factory.mktemp("locked-registry")
-    (folder / "htpasswd").write_text(PASSWORD_FILE)
-    spec = importlib.util.spec_from_file_location("shared_fixtures", Path(__file__).parent.parent / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    shared = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shared)
-    more = f"auth: {{htpasswd: {{realm: wherry, path: {folder / 'htpasswd'}}}}}\n"
-    process, address = shared.serve_registry(folder, more)
-    try:
-        yield address
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture

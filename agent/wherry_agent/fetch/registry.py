@@ -12,7 +12,7 @@ import json
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -25,6 +25,7 @@ _SILENT = (
     "Check the registry and the network; if both answer by now, the engine still waits for its old connection to the "
     "registry and has every later pull of that layer wait, too: restart the container engine"
 )
+_SHUT = ("no basic auth credentials", "unauthorized", "denied")
 _TAMPERED = ("verification failed", "does not match", "digest mismatch", "invalid checksum", "invalid rootfs")
 
 
@@ -36,9 +37,20 @@ class RegistryFetcher:
         url: the engine's address.
         stall_seconds: longest silence of the engine during a pull.
         deadline_seconds: longest pull.
+        login: what a repository's registry is to be shown, as the engine wants it; empty for nothing.
+        advice: how a person gives this device a login for a registry.
     """
 
-    def __init__(self, engine: Engine, url: str, stall_seconds: float = 60, deadline_seconds: float = 1800) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        url: str,
+        stall_seconds: float = 60,
+        deadline_seconds: float = 1800,
+        login: Callable[[str], str] = lambda _: "",
+        advice: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        self._login, self._advice = login, advice
         self._engine = engine
         self._url = url
         self._stall = stall_seconds
@@ -54,7 +66,7 @@ class RegistryFetcher:
         try:
             for update in self._pull(image, watched):
                 if "error" in update:
-                    raise _pull_error(image, str(update["error"]))
+                    raise self._pull_error(image, str(update["error"]))
                 tally.add(update)
         finally:
             watched.close()
@@ -63,18 +75,29 @@ class RegistryFetcher:
 
     def _pull(self, image: TrustedImage, watched: _Watched) -> Iterator[dict[str, Any]]:
         query = urlencode({"fromImage": image.image.repository, "tag": image.digest})
+        login = self._login(image.image.repository)
+        headers = {"Content-Length": "0"} | ({"X-Registry-Auth": login} if login else {})
         connection = http.client.HTTPConnection("engine")
         try:
             connection.sock = watched.connect(self._url)
-            connection.request("POST", f"/images/create?{query}", headers={"Content-Length": "0"})
+            connection.request("POST", f"/images/create?{query}", headers=headers)
             response = connection.getresponse()
             if response.status != 200:
-                raise _pull_error(image, _message(response.read(65536)))
+                raise self._pull_error(image, _message(response.read(65536)))
             while line := response.readline(1_048_576):
                 if line.strip():
                     yield json.loads(line)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EngineError(f"pull of {image.pull_reference}", f"the engine broke off ({error})") from error
+
+    def _pull_error(self, image: TrustedImage, words: str) -> WherryError:
+        """The engine's words, as one of our errors."""
+        thing = f"release {image.image.label()}"
+        if any(sign in words.lower() for sign in _TAMPERED):
+            return Tampered(thing, f"the registry sent something else than what was signed ({words[:300]})")
+        shut = any(sign in words.lower() for sign in _SHUT)
+        fix = self._advice(image.image.repository.partition("/")[0]) if shut else ""
+        return RegistryError(f"{thing} from {image.image.repository}", words[:300], fix or None)
 
 
 class _Watched(io.RawIOBase):
@@ -162,11 +185,3 @@ def _message(body: bytes) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         return body[:200].decode("utf-8", "replace")
-
-
-def _pull_error(image: TrustedImage, words: str) -> WherryError:
-    """The engine's words, as one of our errors."""
-    thing = f"release {image.image.label()}"
-    if any(sign in words.lower() for sign in _TAMPERED):
-        return Tampered(thing, f"the registry sent something else than what was signed ({words[:300]})")
-    return RegistryError(f"{thing} from {image.image.repository}", words[:300])

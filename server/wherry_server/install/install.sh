@@ -122,7 +122,7 @@ owns_state() { # it is not there, or a device's, or holds nothing but what an ag
   for inside in "$STATE"/* "$STATE"/.[!.]*; do
     [ -e "$inside" ] || [ -L "$inside" ] || continue
     case "${inside##*/}" in
-      identity | tuf | lock | status.json | status.new | update.lock | update.new | local.sock | lost+found) ;;
+      identity | registries | tuf | lock | status.json | status.new | update.lock | update.new | local.sock | lost+found) ;;
       spool.db* | agent.toml | agent.log | agent.log.1 | haproxy) ;;
       *) return 1 ;;
     esac
