@@ -117,7 +117,7 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         parts = _assemble(state, config, identity, inbox, host, spool, link, client)
         stack.callback(parts.stop)
         schedule = Schedule()
-        schedule.every(config.tick_seconds, "tick", _ticks(inbox.put))
+        schedule.every(config.tick_seconds, "tick", _ticks(inbox.put), soon=True)
         schedule.every(config.poll_seconds, "poll", lambda: _poll(client, inbox.put), soon=True)
         schedule.every(config.sample_seconds, "sample", parts.sampler.sample)
         schedule.every(config.flush_seconds, "flush", flusher.flush)

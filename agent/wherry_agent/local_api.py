@@ -150,7 +150,7 @@ class LocalApi:
         raise NotFound(f"{method} {path[:80]}", "does not exist", "Ask for /v1/slots, /v1/slots/SLOT or /v1/lock")
 
     def _slots(self, name: str = "") -> dict[str, Any]:
-        slots = self._newest.slots if self._newest else []
+        slots = [slot for slot in self._newest.slots if slot.port] if self._newest else []  # the agent's own has none
         if not name:
             return {"slots": [slot_document(slot) for slot in slots]}
         for slot in slots:

@@ -156,7 +156,7 @@ def status_text(report: StateReport, running: bool) -> str:
 
 
 def _slot_lines(slot: SlotReport) -> list[str]:
-    what = _release_text(slot.serving) if slot.serving else "nothing"
+    what = _release_text(slot.serving) if slot.serving else "nothing" if slot.port else "the installed agent"
     health = ("healthy" if slot.healthy else "NOT healthy") if slot.serving else "DOWN" if slot.known_good else "empty"
     since = f" since {slot.since:%F %T}Z" if slot.since else ""
     where = f"at 127.0.0.1:{slot.port}: serves" if slot.port else "runs"

@@ -24,7 +24,7 @@ from wherry_agent.ports import Cancel, Engine, Fetcher, Progress
 _log = logging.getLogger(__name__)
 SOAK_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
-_MARGIN_SECONDS = 60.0
+_MARGIN_SECONDS = 20.0
 """What the supervisor adds: the agent itself is to give up first, since it can say why."""
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from wherry.errors import Conflict, ContractError, NotFound, StoreError
 from wherry.messages import StateReport, parse_up
+from wherry_agent import supervisor
 from wherry_agent.installation import USUAL_STATE
 
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
 OWN_NAMES = (
     "identity", "registries", "tuf", "journal.db*", "spool.db*", LOCK_FILE, STATUS_FILE, "status.new", "update.lock",
-    "update.new", "local.sock", "agent.toml", "agent.log", "agent.log.1", "haproxy",
+    "update.new", "local.sock", "agent.toml", "agent.log", "agent.log.1", "haproxy", supervisor.FOLDER,
 )  # fmt: skip
 """All that an agent, its operator and install.sh put into a state folder; install.sh knows the same names."""
 _SYSTEM = re.compile(
@@ -108,8 +109,20 @@ def _take(handle: int, state: Path, patience_seconds: float) -> None:
 
 def running_agent(state: Path) -> int | None:
     """Process id of the agent that holds the state folder, 0 when it does not say; None when none does."""
+    return _holder(state / LOCK_FILE)
+
+
+def running_supervisor(state: Path) -> int | None:
+    """Process id of the supervisor of the state folder's agent, 0 when it does not say; None when there is none.
+
+    An agent that outlives its supervisor counts as one: it holds the same lock.
+    """
+    return _holder(state / supervisor.FOLDER / supervisor.LOCK)
+
+
+def _holder(path: Path) -> int | None:
     try:
-        handle = os.open(state / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -257,7 +257,9 @@ class Supervisor:
                 return CANNOT_RUN
             following, wait = judge(state, version, end)
             self._keep(following)
-            _say(f"agent {version[:12] or INSTALLED}: {_how(end, state)}; next start in {wait:.0f} s")
+            left = state.trial not in ("", version) or version not in (state.trial, state.current)
+            words = "made way for another" if left else f"{_how(end, state)}; next start in {wait:.0f} s"
+            _say(f"agent {version[:12] or INSTALLED} {words}")
             self._pause(wait)
         return 0
 

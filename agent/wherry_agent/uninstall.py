@@ -22,7 +22,14 @@ from wherry_agent.config import AgentConfig
 from wherry_agent.identity_store import IdentityStore
 from wherry_agent.installation import INSTALLED, VERSION, installed_prefix, read_installed
 from wherry_agent.journal import Journal
-from wherry_agent.state_folder import is_own, is_system_folder, only_agent, refuse_folder_of_others, running_agent
+from wherry_agent.state_folder import (
+    is_own,
+    is_system_folder,
+    only_agent,
+    refuse_folder_of_others,
+    running_agent,
+    running_supervisor,
+)
 
 _STOP_SECONDS = 60.0
 Say = Callable[[str], None]
@@ -78,7 +85,7 @@ def _stop_agent(state: Path, unit: str) -> None:
     until = time.monotonic() + _STOP_SECONDS
     asked, words = 0, b""
     # The lock is free a moment before the process has ended.
-    while (process := running_agent(state)) is not None or (words and _command_line(asked) == words):
+    while (process := _process(state)) is not None or (words and _command_line(asked) == words):
         if process and not asked:
             asked, words = process, _command_line(process)
             with suppress(ProcessLookupError):
@@ -86,6 +93,12 @@ def _stop_agent(state: Path, unit: str) -> None:
         if time.monotonic() > until:
             raise Conflict(f"agent on {state}", "does not end", "Stop it by hand and uninstall again")
         time.sleep(0.1)
+
+
+def _process(state: Path) -> int | None:
+    """What is to be ended: a supervisor would start the agent again."""
+    found = running_supervisor(state)
+    return found if found is not None else running_agent(state)
 
 
 def _command_line(process: int) -> bytes:

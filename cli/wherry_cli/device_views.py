@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.api import DeploymentView, DeviceView
 from wherry.messages import SlotReport
 from wherry_cli.output import fields, indented, remarks, table
@@ -99,7 +100,7 @@ def _slots(view: DeviceView) -> RenderableType:
         cells.append(
             (
                 name,
-                release_name(slot.serving) if slot else "-",
+                _runs(name, slot),
                 _health(slot),
                 Text(release_name(view.desired.get(name)), style="yellow" if name in view.drift else ""),
                 release_name(slot.known_good) if slot else "-",
@@ -107,6 +108,12 @@ def _slots(view: DeviceView) -> RenderableType:
             )
         )
     return table(("slot", "runs", "health", "desired", "known-good", "endpoint"), cells, "None.")
+
+
+def _runs(name: str, slot: SlotReport | None) -> str:
+    if name == AGENT_SLOT and slot and slot.serving is None:
+        return "installed agent"
+    return release_name(slot.serving) if slot else "-"
 
 
 def _health(slot: SlotReport | None) -> Text:

@@ -123,7 +123,7 @@ owns_state() { # it is not there, or a device's, or holds nothing but what an ag
     [ -e "$inside" ] || [ -L "$inside" ] || continue
     case "${inside##*/}" in
       identity | registries | tuf | lock | status.json | status.new | update.lock | update.new | local.sock | lost+found) ;;
-      spool.db* | agent.toml | agent.log | agent.log.1 | haproxy) ;;
+      agent | spool.db* | agent.toml | agent.log | agent.log.1 | haproxy) ;;
       *) return 1 ;;
     esac
   done
@@ -284,12 +284,14 @@ enrol() {
 }
 
 stop_background() {
-  pid=$(cat "$STATE/lock" 2>/dev/null || true)
-  [ -n "$pid" ] && grep -q wherry-agent "/proc/$pid/cmdline" 2>/dev/null || return 0
+  pid=$(cat "$STATE/agent/lock" 2>/dev/null || cat "$STATE/lock" 2>/dev/null || true)
+  [ -n "$pid" ] && grep -q 'wherry.agent' "/proc/$pid/cmdline" 2>/dev/null || return 0
   kill "$pid" 2>/dev/null || return 0
-  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+  waited=0
+  while [ "$waited" -lt 50 ]; do
     [ -d "/proc/$pid" ] || return 0
     sleep 1
+    waited=$((waited + 1))
   done
   die "the agent that runs (process $pid) does not end. Stop it and run this again"
 }
@@ -301,19 +303,25 @@ write_unit() {
 
 start() {
   STARTED=''
+  # What was just installed is to run, and no release of the agent that came later; the server's wish follows by trial.
   if [ -n "$SYSTEMD" ]; then
     systemctl daemon-reload
     systemctl enable --quiet wherry-agent.service
-    systemctl restart wherry-agent.service || true # whether it runs is asked of the agent itself
+    systemctl stop wherry-agent.service || true
+    rm -f "$STATE/agent/versions"
+    systemctl start wherry-agent.service || true # whether it runs is asked of the agent itself
     return 0
   fi
   stop_background
+  rm -f "$STATE/agent/versions"
   (
     umask 077
     : >>"$STATE/agent.log"
     chmod 600 "$STATE/agent.log"
     export MALLOC_ARENA_MAX=1
-    exec setsid "$AGENT_BIN" run --state "$STATE" "$@" >>"$STATE/agent.log" 2>&1 </dev/null
+    command=supervise
+    "$AGENT_BIN" supervise --help >/dev/null 2>&1 || command=run # one from before there was a supervisor
+    exec setsid "$AGENT_BIN" "$command" --state "$STATE" "$@" >>"$STATE/agent.log" 2>&1 </dev/null
   ) &
   STARTED=$!
 }
@@ -327,6 +335,7 @@ wait_until_it_runs() {
   while [ "$waited" -lt 90 ]; do
     if runs; then return 0; fi
     [ -z "$STARTED" ] || kill -0 "$STARTED" 2>/dev/null || return 1
+    if grep -q '^crashes [2-9]' "$STATE/agent/versions" 2>/dev/null; then return 1; fi
     sleep 1
     waited=$((waited + 1))
   done
