@@ -116,7 +116,8 @@ class _Sweep:
         try:
             print(f"starting engine, registry, broker and server in {folder} …", flush=True)
             rig.start()
-            devices = _devices(rig, {self._device(one) for one in self._todo})
+            names = {self._device(one) for one in self._todo}
+            devices = _devices(rig, names, any(one.backup for one in self._todo))
             self._beside_each_other(rig, devices)
             for one in self._todo:
                 if not one.apart:
@@ -154,7 +155,7 @@ class _Sweep:
             results.write(self._options.out, self.rows.values())
 
 
-def _devices(rig: Rig, names: set[str]) -> dict[str, Device]:
+def _devices(rig: Rig, names: set[str], backup: bool) -> dict[str, Device]:
     """The devices that the faults befall, each at the moment when version 1 had just been committed."""
     found = {}
     for name in sorted(names):
@@ -162,7 +163,8 @@ def _devices(rig: Rig, names: set[str]) -> dict[str, Device]:
         device.enrol()
         device.begin()
         found[name] = device
-    rig.back_up_server()
+    if backup:
+        rig.back_up_server()
     for name, device in found.items():
         device.want("3" if name == "wrong" else "2")
     return found

@@ -194,7 +194,7 @@ def _adopt(run: Run) -> None:
     shutil.copytree(run.device.state / "identity", target)
 
 
-@fault("Time", 50, "signer restored from an old backup")
+@fault("Time", 50, "signer restored from an old backup", backup=True)
 def old_backup(run: Run) -> None:
     """The server's whole folder goes back to before version 2 was rolled out; the device never goes back with it."""
     lab = run.rig.lab

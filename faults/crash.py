@@ -194,7 +194,7 @@ def _traced(run: Run, call: str, number: int) -> bool:
     return True
 
 
-@fault("Crash", 5, "power cut: unsynced writes lost", device="other", sample=True)
+@fault("Crash", 5, "power cut: unsynced writes lost", device="other")
 def unsynced(run: Run) -> None:
     """Killed at the N-th sync; the state folder holds what was synced, and a random subset of the rest."""
     _power_cuts(run, torn=False)

@@ -80,6 +80,7 @@ class Fault:
         seconds: how long after each injection they may.
         apart: it touches its own device only, so that others may have theirs meanwhile.
         sample: whether the short sample has it.
+        backup: it needs the server as it was before it was told what the devices are to want.
     """
 
     group: str
@@ -92,6 +93,7 @@ class Fault:
     seconds: float = 0.0
     apart: bool = False
     sample: bool = False
+    backup: bool = False
 
     @property
     def key(self) -> str:
