@@ -149,8 +149,11 @@ class Executor:
             self._engine.create(name, slot, image, self._free_port(), slot_port)
 
     def _free_port(self) -> int:
-        """A loopback port that no container of ours has and nothing listens on."""
-        taken = {container.port for container in self._engine.observe().values()}
+        """A loopback port that no container of ours has, no route leads to and nothing listens on.
+
+        Somebody may have removed a container whose route still stands: its callers must not reach another slot's.
+        """
+        taken = {container.port for container in self._engine.observe().values()} | {*self._route.read().values()}
         ports = self._settings.ports
         # Agents that share an engine begin at different places.
         shift = zlib.crc32(self._settings.device.encode()) % len(ports)

@@ -23,3 +23,14 @@ def test_a_withdrawn_release_leaves_the_disk_although_it_is_still_wanted(device)
     device.put(CommandReceived(PollNow()))
     device.tick()
     assert (device.world.containers, device.world.images) == ({}, {})
+
+
+def test_a_route_that_outlived_its_container_never_leads_to_another_slots(device):
+    device.hold_at = "Commit"
+    device.assign(1, aux="1")
+    lost = device.world.containers.pop(device.name(device.catalogue["1"], "aux"))
+    device.hold_at = None
+    device.worker.finish()
+    device.assign(2, aux="1", main="2")
+    assert device.serves("main") == "2"
+    assert device.world.containers[device.name(device.catalogue["2"], "main")].port != lost.port
