@@ -136,13 +136,15 @@ def _profile(wanted: str | None) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from wherry_agent.supervisor import CANNOT_RUN
+    from wherry_agent.supervisor import CANNOT_RUN, RUNS_AS
 
     try:
         _run_agent(options)
-    except (ConfigError, IdentityError, Conflict) as error:  # no other version could help
+    except (ConfigError, IdentityError, Conflict) as error:
+        if RUNS_AS not in os.environ:
+            raise
         print(_error_text(error), file=sys.stderr)  # noqa: T201
-        return CANNOT_RUN
+        return CANNOT_RUN  # no other version could help
     return 0
 
 

@@ -47,7 +47,7 @@ from wherry_agent.telemetry import Flusher, Sampler, StatsReader
 from wherry_agent.trial import Examiner
 from wherry_agent.trust import Trust
 from wherry_agent.update_lock import LockFile
-from wherry_agent.version_store import PARTS, VersionStore
+from wherry_agent.version_store import PARTS, PYTHON, VersionStore
 from wherry_agent.worker import Aide, Worker
 from wherry_agent.world import Policy, World
 
@@ -154,7 +154,8 @@ def _assemble(
     client: ServerClient,
 ) -> _Parts:
     device = make_device(state, config, identity.device, identity.profile)
-    facts = read_facts()
+    # Of the machine, and of what runs this agent: a release of the agent must fit both.
+    facts = read_facts().model_copy(update={"python": PYTHON.removeprefix("python")})
     prober, credentials = HttpProber(), config.credentials(state)
     fetcher = RegistryFetcher(
         device.engine, config.engine_url, config.pull_stall_seconds, config.pull_deadline_seconds,

@@ -19,7 +19,7 @@ from wherry_agent.supervisor import State, read_state, write_state
 
 PYTHON = python_part(f"{sys.version_info.major}.{sys.version_info.minor}")
 """The part of an image that this device's Python can use."""
-PARTS = (APP_PART, PYTHON)
+PARTS = (PYTHON, APP_PART)
 
 
 class VersionStore:

@@ -39,7 +39,6 @@ def read_facts(root: Path = ROOT, architecture: str | None = None) -> HostFacts:
         sm=next((sm for chip, sm in _SM_OF_CHIP.items() if chip in compatible), None),
         system=_system(root),
         kernel=word(root / "proc/sys/kernel/osrelease") or None,
-        python=".".join(platform.python_version_tuple()[:2]),
     )
 
 
