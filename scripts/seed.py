@@ -236,7 +236,7 @@ def _target(
     problem = json.loads(report).get("problem") if report else None
     return {
         "rollout": rollout, "device": device["id"], "slot": "main", "wave": position // 20,
-        "path": fleet.paths[ref.digest], "digest": ref.digest, "state": state, "sequence": 3,
+        "path": fleet.paths[ref.digest], "digest": ref.digest, "state": state, "own": state, "sequence": 3,
         "assigned": None if state == "pending" else fleet.now - timedelta(hours=2), "deployment": report,
         "problem": json.dumps(problem) if problem else None,
     }  # fmt: skip

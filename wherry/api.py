@@ -7,7 +7,7 @@ their key (see `wherry.device_auth`). Errors are `{"error": {"code", "thing", "r
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -168,23 +168,52 @@ class Selector(_Model):
     everything: bool = False
 
 
-class RolloutRequest(_Model):
-    """`POST /v1/rollouts`.
-
-    Attributes:
-        slot: a release of the agent goes into its own slot unless another is named.
-    """
+class RolloutPart(_Model):
+    """A release, and the slot that it goes to."""
 
     model: ModelName
     version: ModelVersion
     slot: SlotName = DEFAULT_SLOT
+
+    @property
+    def label(self) -> str:
+        """The release as people say it: `vision 2`."""
+        return f"{self.model} {self.version}"
+
+
+class RolloutRequest(_Model):
+    """`POST /v1/rollouts`: one release by `model`, `version`, `slot`, or several by `together`.
+
+    Attributes:
+        slot: a release of the agent goes into its own slot unless another is named.
+        together: releases for different slots of each device, which takes all of them or none.
+    """
+
+    model: ModelName | None = None
+    version: ModelVersion | None = None
+    slot: SlotName = DEFAULT_SLOT
+    together: list[RolloutPart] = Field(default=[], max_length=16)
     selector: Selector
 
     @model_validator(mode="after")
-    def _own_slot(self) -> RolloutRequest:
+    def _one_or_several(self) -> Self:
+        slots = {part.slot for part in self.together}
+        if not self.together and (not self.model or not self.version):
+            raise ValueError("a model and its version are needed")
+        if self.together and (self.model or self.version or not 1 < len(slots) == len(self.together)):
+            raise ValueError("releases that go together are named there alone, two at least, for different slots")
+        if AGENT_SLOT in slots or any(part.model == AGENT_MODEL for part in self.together):
+            raise ValueError("a release of the agent goes together with no other")
         if self.model == AGENT_MODEL and self.slot == DEFAULT_SLOT:
             self.slot = AGENT_SLOT
         return self
+
+    @property
+    def parts(self) -> list[RolloutPart]:
+        """The releases with their slots, in the order given."""
+        if self.together:
+            return self.together
+        return [RolloutPart(model=self.model or "", version=self.version or "", slot=self.slot)]
 
 
 class RolloutPreview(_Model):
@@ -204,8 +233,22 @@ TargetState = Literal["pending", "assigned", "running", "committed", "rejected",
 RolloutState = Literal["running", "paused", "aborted", "completed", "failed"]
 
 
+class TargetPartView(_Model):
+    """One slot of a device in a rollout of several releases."""
+
+    slot: SlotName
+    state: TargetState
+    deployment: DeploymentReport | None = None
+    problem: Problem | None = None
+
+
 class RolloutTargetView(_Model):
-    """One device in a rollout."""
+    """One device in a rollout.
+
+    Attributes:
+        state: of the whole device. deployment, problem: of the slot that tells most.
+        parts: each slot, when the rollout has several releases.
+    """
 
     device: DeviceId
     state: TargetState
@@ -213,15 +256,24 @@ class RolloutTargetView(_Model):
     sequence: int = 0
     deployment: DeploymentReport | None = None
     problem: Problem | None = None
+    parts: list[TargetPartView] = []
 
 
 class RolloutView(_Model):
-    """A rollout with its devices. `counts` is the number of devices by state."""
+    """A rollout with its devices.
+
+    Attributes:
+        model, version, slot: of the first release; `together` has all of them when there are several.
+        counts: the number of devices by state; each is counted once.
+        targets: a page of the devices; none in lists of rollouts.
+        next: `after` of the page that follows.
+    """
 
     id: int
     model: ModelName
     version: ModelVersion
     slot: SlotName
+    together: list[RolloutPart] = []
     selector: Selector
     state: RolloutState
     reason: str = ""
@@ -229,6 +281,17 @@ class RolloutView(_Model):
     ended: datetime | None = None
     counts: dict[str, int] = {}
     targets: list[RolloutTargetView] = []
+    next: str | None = None
+
+    @property
+    def parts(self) -> list[RolloutPart]:
+        """The releases with their slots."""
+        return self.together or [RolloutPart(model=self.model, version=self.version, slot=self.slot)]
+
+    @property
+    def label(self) -> str:
+        """What it brings, as people say it: `vision 2`, `vision 2 + text 3`."""
+        return " + ".join(part.label for part in self.parts)
 
 
 class Page(_Model):

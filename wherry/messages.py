@@ -69,6 +69,8 @@ class DeploymentReport(_Model):
         fetched_bytes / total_bytes: download progress.
         gate: kind of the health gate that is asking now.
         deadline: when that gate ends at the latest: a soak well, any other as failed.
+        together: the other slots that move in this attempt too, or none does.
+        culprit: the one of them for whose failure this one went back, or is not tried.
     """
 
     id: str
@@ -87,6 +89,8 @@ class DeploymentReport(_Model):
     gate: str | None = None
     deadline: Instant | None = None
     problem: Problem | None = None
+    together: list[SlotName] = []
+    culprit: SlotName | None = None
 
 
 class UpdateLock(_Model):
@@ -122,6 +126,10 @@ class SlotReport(_Model):
     deployment: DeploymentReport | None = None
 
 
+UNDERSTOOD = ("together", "needs.slots")
+"""Slots that go together or not at all, and slots that a release needs: an agent that ignored these would harm."""
+
+
 class StateReport(_Message):
     """Topic up/state, retained: the whole reported state; the newest wins.
 
@@ -132,6 +140,7 @@ class StateReport(_Message):
         facts: what hardware and system it is, by name ("device_tree_model", "l4t_release", "cuda", …).
         problem: why the device cannot converge now, if it cannot.
         refused: sequence of the assignment that `problem` is about, when that was refused for good; else 0.
+        understands: what of an assignment this agent knows that older ones ignore, see `UNDERSTOOD`.
     """
 
     type: Literal["state"] = "state"
@@ -149,6 +158,7 @@ class StateReport(_Message):
     facts: dict[str, str] = {}
     problem: Problem | None = None
     refused: int = 0
+    understands: list[str] = []
 
 
 class Presence(_Message):

@@ -29,7 +29,7 @@ from wherry.gates import SoakGate as SoakGate
 from wherry.gates import TcpGate as TcpGate
 from wherry.gates import TemperatureGate as TemperatureGate
 from wherry.gates import UnknownGate as UnknownGate
-from wherry.identity import Digest, ModelName, ModelVersion, ProfileName
+from wherry.identity import Digest, ModelName, ModelVersion, ProfileName, SlotName
 from wherry.schemas import parse_schema
 
 RELEASE_SCHEMA = 1
@@ -114,6 +114,7 @@ class Needs(_Model):
         l4t: L4T majors it was built for, any of them; sm: GPU architectures it holds code for.
         cuda, tensorrt: majors it was built against ("12", "10"), any of them.
         python: of the device itself ("3.11"), any of them; for releases of the agent.
+        slots: other slots of the same device that its model calls: each must serve before it is started.
     """
 
     memory_mb: int = 0
@@ -122,6 +123,7 @@ class Needs(_Model):
     cuda: list[str] = []
     tensorrt: list[str] = []
     python: list[str] = []
+    slots: list[SlotName] = []
 
 
 class ReleaseImage(_Model):

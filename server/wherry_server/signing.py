@@ -8,7 +8,7 @@ Pure but for the key files; metadata is stored by `wherry_server.store`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,7 +82,14 @@ class OnlineSigner:
         )
         return _sign(signed, self.timestamp)
 
-    def sign_assignment(self, device: str, sequence: int, slots: Mapping[str, SignedImage], now: datetime) -> bytes:
+    def sign_assignment(
+        self,
+        device: str,
+        sequence: int,
+        slots: Mapping[str, SignedImage],
+        now: datetime,
+        together: Sequence[Sequence[str]] = (),
+    ) -> bytes:
         """The signed desired state of one device.
 
         Args:
@@ -90,12 +97,15 @@ class OnlineSigner:
             sequence: higher than that of every assignment signed for it before.
             slots: slot name to an image from `release_images`; a slot that is absent is to be emptied.
             now: signing time.
+            together: groups of slots that take their images together or not at all.
         """
-        field = {
+        field: dict[str, Any] = {
             "schema": ASSIGNMENT_SCHEMA,
             "device": device,
             "slots": {slot: image.path for slot, image in slots.items()},
         }
+        if together:
+            field["together"] = [sorted(group) for group in together]
         hexes = {image.path: (image.manifest_bytes, image.digest.removeprefix("sha256:")) for image in slots.values()}
         signed = Targets(
             version=sequence,

@@ -7,12 +7,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from wherry.api import DeploymentPage, RolloutPage, RolloutPreview, RolloutRequest, RolloutState, RolloutView
+from wherry.api import (
+    DeploymentPage,
+    RolloutPage,
+    RolloutPreview,
+    RolloutRequest,
+    RolloutState,
+    RolloutView,
+    TargetState,
+)
 from wherry.identity import DeviceId, ModelName, ModelVersion, SlotName
 from wherry.messages import Phase
 from wherry_server.api.auth import ActingDep, ContextDep, NeedsOperator
 from wherry_server.api.params import After, Limit, number_after
-from wherry_server.services import rollouts
+from wherry_server.services import launch, rollouts
 from wherry_server.services.preview import preview_rollout
 from wherry_server.store import rollout_views
 
@@ -45,7 +53,7 @@ def list_rollouts(
 @router.post("/rollouts", summary="Roll a release out", status_code=201)
 def create_rollout(request: RolloutRequest, context: ActingDep) -> RolloutView:
     """To the devices that the selector chooses now. A newer rollout takes over the slot from older ones."""
-    return get_rollout(rollouts.create_rollout(context, request), context)
+    return get_rollout(launch.create_rollout(context, request), context)
 
 
 @router.post("/rollouts/preview", summary="What a rollout would do")
@@ -56,10 +64,16 @@ def preview(request: RolloutRequest, context: ContextDep) -> RolloutPreview:
 
 
 @router.get("/rollouts/{rollout}", summary="One rollout")
-def get_rollout(rollout: RolloutId, context: ContextDep) -> RolloutView:
-    """With every device, its deployment and the reason when it failed."""
+def get_rollout(
+    rollout: RolloutId,
+    context: ContextDep,
+    after: After = "",
+    limit: Limit = 100,
+    state: TargetState | None = None,
+) -> RolloutView:
+    """With a page of its devices by id, their deployments and the reasons where they failed."""
     with context.store.read() as session:
-        return rollout_views.rollout_view(session, rollout)
+        return rollout_views.rollout_view(session, rollout, after, limit, state)
 
 
 @router.post("/rollouts/{rollout}/{verb}", summary="Start, pause, abort or retry a rollout")

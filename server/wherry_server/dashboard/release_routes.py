@@ -20,8 +20,8 @@ from wherry_server.dashboard.release_signatures import Signatures, signatures
 from wherry_server.dashboard.rollout_form import read_form
 from wherry_server.dashboard.rollout_rows import summary
 from wherry_server.services import repository
+from wherry_server.services.launch import create_rollout
 from wherry_server.services.preview import preview_rollout
-from wherry_server.services.rollouts import create_rollout
 from wherry_server.store.device_views import DeviceFilter, device_facets, device_listing
 from wherry_server.store.model_views import model_in_field
 from wherry_server.store.release_views import release_page, release_view, signed_image

@@ -6,7 +6,7 @@ Values in, actions out; whoever calls this does what the actions say and asks ag
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -22,7 +22,7 @@ REFUSAL_PATIENCE = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One device in a rollout.
+    """One device in a rollout, or one of its slots where the rollout has several releases (see `domain.parts`).
 
     Attributes:
         digest: the image it is to run; empty for a misfit.
@@ -116,7 +116,7 @@ class Finish:
     state: RolloutState
 
 
-Action = Assign | Mark | Pause | Finish
+Action = Assign | Pause | Finish
 
 
 def one_wave(targets: Iterable[Target]) -> tuple[Wave, ...]:
@@ -124,23 +124,9 @@ def one_wave(targets: Iterable[Target]) -> tuple[Wave, ...]:
     return (Wave(tuple(sorted(target.device for target in targets))),)
 
 
-def next_actions(rollout: Rollout, reports: Mapping[str, DeviceReport], now: datetime) -> list[Action]:
-    """What to do about a rollout: follow what devices report, open the next wave, or end it.
-
-    Paused and aborted rollouts assign nothing more, but what was assigned is still followed.
-    """
-    marks = [
-        mark
-        for device, report in reports.items()
-        if (target := rollout.targets.get(device)) and (mark := follow(target, report, now))
-    ]
-    targets = dict(rollout.targets)
-    for mark in marks:
-        targets[mark.device] = replace(targets[mark.device], state=mark.state)
-    actions: list[Action] = list(marks)
-    if rollout.state == "running":
-        actions += _open_or_end(rollout.waves, targets)
-    return actions
+def next_actions(rollout: Rollout) -> list[Action]:
+    """What to do about a rollout: open the next wave, or end it. Paused and aborted ones assign nothing more."""
+    return _open_or_end(rollout.waves, rollout.targets) if rollout.state == "running" else []
 
 
 def _open_or_end(waves: Sequence[Wave], targets: Mapping[str, Target]) -> list[Action]:

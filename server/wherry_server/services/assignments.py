@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from wherry.errors import NotFound
+from wherry.errors import Conflict, NotFound
 from wherry.messages import PollNow, ReleaseRef, Retry, SlotReport
 from wherry.metadata import SignedImage
 from wherry.release import ReleaseImage
 from wherry.roles import ASSIGNMENT_DAYS
+from wherry.slot_needs import needed_by
 from wherry_server.domain.twin import drift
 from wherry_server.services import outbox
 from wherry_server.services.changes import FLEET, ROLLOUTS, device_topic
@@ -19,31 +21,86 @@ from wherry_server.services.context import Context
 from wherry_server.services.targets import settle_slot
 from wherry_server.store.documents import read_slots
 from wherry_server.store.missing import no_device
-from wherry_server.store.schema import AssignmentRow, DesiredSlot, Device, Image
+from wherry_server.store.schema import FIRST, AssignmentRow, DesiredSlot, Device, Image, RolloutTarget
 
 
-def assign_slot(context: Context, session: Session, device: Device, slot: str, path: str | None, now: datetime) -> int:
-    """Have a slot of a device run an image, or nothing; sign that and queue it. Returns the new sequence.
+def assign_slots(
+    context: Context,
+    session: Session,
+    device: Device,
+    paths: Mapping[str, str | None],
+    now: datetime,
+    together: int | None = None,
+) -> int:
+    """Have slots of a device run images, or nothing; sign that and queue it. Returns the new sequence.
 
     The caller holds the device's row for update; its unit of work commits it all.
+
+    Args:
+        context: the server's parts.
+        session: the unit of work.
+        device: the device.
+        paths: slot to image; several go together or not at all.
+        now: the time.
+        together: the rollout that says so.
     """
-    if path is None:
-        session.execute(delete(DesiredSlot).where(DesiredSlot.device == device.id, DesiredSlot.slot == slot))
-    else:
-        session.merge(DesiredSlot(device=device.id, slot=slot, path=path))
+    held = {row.slot: row for row in session.scalars(select(DesiredSlot).where(DesiredSlot.device == device.id))}
+    group = together if len(paths) > 1 else None
+    for slot in paths:
+        if slot in held and held[slot].together not in (None, group):
+            _take_apart(session, device, held, held[slot].together, paths)
+    for slot, path in paths.items():
+        before = held[slot].path if slot in held else None
+        if path is None:
+            session.execute(delete(DesiredSlot).where(DesiredSlot.device == device.id, DesiredSlot.slot == slot))
+        elif group is None or slot not in held or held[slot].together != group:  # else it is tried once more
+            session.merge(DesiredSlot(device=device.id, slot=slot, path=path, together=group, before=before))
     session.flush()
     return sign_again(context, session, device, now)
+
+
+def _take_apart(
+    session: Session, device: Device, held: dict[str, DesiredSlot], rollout: int | None, taken: Collection[str]
+) -> None:
+    """Slots that went together part; where the device does not have all of it yet, each goes back to what it had."""
+    state = session.scalar(
+        select(RolloutTarget.state).where(RolloutTarget.rollout == rollout, RolloutTarget.device == device.id, FIRST)
+    )
+    for slot, row in list(held.items()):
+        if row.together != rollout:
+            continue
+        row.together = None
+        if state == "committed":
+            continue
+        if row.before is not None:
+            row.path, row.before = row.before, None
+        else:
+            del held[slot]
+            if slot not in taken:
+                session.delete(row)
+    session.flush()
 
 
 def sign_again(context: Context, session: Session, device: Device, now: datetime) -> int:
     """Sign the desired state of a device with the next sequence and queue it. Returns the sequence."""
     images = desired_images(session, device.id)
     device.sequence += 1
-    payload = context.signer.sign_assignment(device.id, device.sequence, images, now)
+    payload = context.signer.sign_assignment(device.id, device.sequence, images, now, _groups(session, device.id))
     session.merge(AssignmentRow(device=device.id, sequence=device.sequence, payload=payload, signed=now))
     outbox.put_assignment(session, device.id, payload, now)
     device.drifting = len(drift({slot: _ref(image) for slot, image in images.items()}, read_slots(device.slots)))
     return device.sequence
+
+
+def _groups(session: Session, device: str) -> list[list[str]]:
+    """Slots of a device that go together or not at all."""
+    found: dict[int | None, list[str]] = {}
+    query = select(DesiredSlot.together, DesiredSlot.slot).where(
+        DesiredSlot.device == device, DesiredSlot.together.is_not(None)
+    )
+    for rollout, slot in session.execute(query):
+        found.setdefault(rollout, []).append(slot)
+    return [slots for slots in found.values() if len(slots) > 1]
 
 
 def desired_images(session: Session, device: str) -> dict[str, SignedImage]:
@@ -106,17 +163,27 @@ def unassign(context: Context, device: str, slot: str) -> None:
 
     Raises:
         NotFound: the device or the slot does not exist.
+        Conflict: a release in another slot needs this one.
     """
     now = context.clock()
     with context.store.write() as session:
         row = get_device(session, device)
         if session.get(DesiredSlot, (device, slot)) is None:
             raise NotFound(f"slot {slot} of device {device}", "has nothing assigned")
+        _check_not_needed(session, device, slot)
         settle_slot(session, device, slot, f"slot {slot} of device {device}", "was emptied")
-        assign_slot(context, session, row, slot, None, now)
+        assign_slots(context, session, row, {slot: None}, now)
         context.record(session, "unassign", device, slot)
         context.announce(session, device_topic(device), FLEET, ROLLOUTS)
     context.wake()
+
+
+def _check_not_needed(session: Session, device: str, slot: str) -> None:
+    needs = {other: found.image.needs.slots for other, found in desired_images(session, device).items()}
+    others = needed_by(needs, slot)
+    if others:
+        reason = f"is needed by slot {others[0]}"
+        raise Conflict(f"slot {slot} of device {device}", reason, f"Empty slot {others[0]} first")
 
 
 def retry(context: Context, device: str, slot: str, digest: str) -> None:

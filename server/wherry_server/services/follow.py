@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from wherry_server.domain import rollout as plan
+from wherry_server.domain.parts import follow_all
 from wherry_server.store.documents import read_problem, read_slots, write
 from wherry_server.store.schema import Device, RolloutRow, RolloutTarget
 
 _NEVER = datetime.fromtimestamp(0, UTC)
-TARGET_COLUMNS = (
-    RolloutTarget.device,
-    RolloutTarget.digest,
-    RolloutTarget.state,
-    RolloutTarget.sequence,
-    RolloutTarget.assigned,
-    RolloutTarget.problem,
-)
-"""What `make_target` takes."""
 _FOLLOWED = RolloutTarget.state.in_(("assigned", "running"))
 _MAY_RESUME = (RolloutTarget.state == "refused") & RolloutRow.state.in_(("running", "paused"))
 """A rollout that has ended does not begin again by itself."""
@@ -40,21 +32,26 @@ def device_report(device: Device, slot: str) -> plan.DeviceReport:
     )
 
 
-def make_target(*values: Any) -> plan.Target:
-    """A target as the domain sees it, from the values of `TARGET_COLUMNS`."""
-    device, digest, state, sequence, assigned, problem = values
-    return plan.Target(device, digest, state, sequence, assigned, read_problem(problem))
-
-
 def _to_target(row: RolloutTarget) -> plan.Target:
-    return make_target(row.device, row.digest, row.state, row.sequence, row.assigned, row.problem)
+    """A slot of a device in a rollout, as the domain sees it."""
+    problem = read_problem(row.problem)
+    return plan.Target(row.device, row.digest, row.own, row.sequence, row.assigned, problem)  # type: ignore[arg-type]
 
 
-def mark_target(row: RolloutTarget, mark: plan.Mark) -> None:
-    """Write down what a device's report said about its target."""
-    row.state = mark.state
-    row.deployment = write(mark.deployment) or row.deployment
-    row.problem = write(mark.problem)
+def follow_rows(rows: Sequence[RolloutTarget], device: Device, now: datetime) -> bool | None:
+    """Write down what a device's report says about its slots in one rollout; whether it settled, None for no news."""
+    parts = {row.slot: _to_target(row) for row in rows}
+    moved = follow_all(parts, {slot: device_report(device, slot) for slot in parts}, now)
+    if moved is None:
+        return None
+    settled = moved.state != rows[0].state and moved.state in plan.SETTLED
+    for row in rows:
+        row.state = moved.state
+        mark = moved.marks.get(row.slot)
+        if mark:
+            row.own, row.problem = mark.state, write(mark.problem)
+            row.deployment = write(mark.deployment) or row.deployment
+    return settled
 
 
 def follow_device(session: Session, device: Device, now: datetime) -> dict[int, bool]:
@@ -63,16 +60,18 @@ def follow_device(session: Session, device: Device, now: datetime) -> dict[int, 
         select(RolloutTarget)
         .join(RolloutRow, RolloutRow.id == RolloutTarget.rollout)
         .where(RolloutTarget.device == device.id, _FOLLOWED | _MAY_RESUME)
-        .order_by(RolloutTarget.sequence.desc(), RolloutTarget.rollout.desc())
+        .order_by(RolloutTarget.sequence.desc(), RolloutTarget.rollout.desc(), RolloutTarget.position)
     )
-    newest: dict[str, RolloutTarget] = {}
+    rollouts: dict[int, list[RolloutTarget]] = {}
     for target in session.scalars(query):
-        newest.setdefault(target.slot, target)
-    moved = {}
-    for slot, target in newest.items():
-        mark = plan.follow(_to_target(target), device_report(device, slot), now)
-        if mark is not None:
-            moved[target.rollout] = mark.state != target.state and mark.state in plan.SETTLED
-            mark_target(target, mark)
+        rollouts.setdefault(target.rollout, []).append(target)
+    moved: dict[int, bool] = {}
+    seen: set[str] = set()
+    for rollout, rows in rollouts.items():
+        slots = {row.slot for row in rows}
+        settled = follow_rows(rows, device, now) if slots.isdisjoint(seen) else None
+        seen |= slots
+        if settled is not None:
+            moved[rollout] = settled
     session.flush()
     return moved

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from wherry.api import DEFAULT_SLOT, RolloutRequest
+from wherry.api import DEFAULT_SLOT, RolloutPart
 from wherry_server.store.schema import Deployment, Image, ServingSlot
 
 GO_BACK = (
@@ -17,14 +17,12 @@ GO_BACK = (
 )
 
 
-def forecast(
-    session: Session, request: RolloutRequest, images: Mapping[str, Image], devices: Mapping[str, str]
-) -> list[str]:
+def forecast(session: Session, part: RolloutPart, images: Mapping[str, Image], devices: Mapping[str, str]) -> list[str]:
     """Sentences about what an operator may not have meant; empty when there is nothing to say.
 
     Args:
         session: reads what serves, and what was deployed before.
-        request: the rollout to be.
+        part: the release and its slot.
         images: the release's newest image of each profile.
         devices: that the release fits, id to profile.
     """
@@ -34,42 +32,38 @@ def forecast(
         for device, slot, model, version in session.execute(select(*columns))
         if device in devices
     ]
-    holders = set(session.scalars(select(ServingSlot.device).where(ServingSlot.slot == request.slot)))
+    holders = set(session.scalars(select(ServingSlot.device).where(ServingSlot.slot == part.slot)))
     replaced = Counter(
-        f"{model} {version}" for slot, model, version in serving if slot == request.slot and model != request.model
+        f"{model} {version}" for slot, model, version in serving if slot == part.slot and model != part.model
     )
-    found = [
-        f"It replaces {name} in slot {request.slot} on {_devices(count)}." for name, count in replaced.most_common()
-    ]
+    found = [f"It replaces {name} in slot {part.slot} on {_devices(count)}." for name, count in replaced.most_common()]
     fresh = sum(device not in holders for device in devices)
-    if fresh and request.slot != DEFAULT_SLOT:
-        others = sorted({slot for slot, _, _ in serving} - {request.slot})
+    if fresh and part.slot != DEFAULT_SLOT:
+        others = sorted({slot for slot, _, _ in serving} - {part.slot})
         beside = f"; beside {', '.join(others)}" if others else ""
-        found.append(f"Slot {request.slot} is new on {_devices(fresh)}{beside}.")
-    ahead = _ahead(session, request, images, devices)
+        found.append(f"Slot {part.slot} is new on {_devices(fresh)}{beside}.")
+    ahead = _ahead(session, part, images, devices)
     if ahead:
         found.append(
-            f"{_devices(len(ahead))} {'has' if len(ahead) == 1 else 'have'} had a release of {request.model} that was "
-            f"signed later and will refuse {request.version}. To go back to it, {GO_BACK}."
+            f"{_devices(len(ahead))} {'has' if len(ahead) == 1 else 'have'} had a release of {part.model} that was "
+            f"signed later and will refuse {part.version}. To go back to it, {GO_BACK}."
         )
     return found
 
 
-def _ahead(
-    session: Session, request: RolloutRequest, images: Mapping[str, Image], devices: Mapping[str, str]
-) -> set[str]:
+def _ahead(session: Session, part: RolloutPart, images: Mapping[str, Image], devices: Mapping[str, str]) -> set[str]:
     """Devices that have had a release with a higher counter, and so refuse this one."""
     columns = (ServingSlot.device, ServingSlot.slot, ServingSlot.digest, ServingSlot.counter)
-    now = session.execute(select(*columns).where(ServingSlot.model == request.model)).all()
+    now = session.execute(select(*columns).where(ServingSlot.model == part.model)).all()
     content = {
         device
         for device, slot, digest, _ in now
-        if device in devices and slot == request.slot and digest == images[devices[device]].digest
+        if device in devices and slot == part.slot and digest == images[devices[device]].digest
     }
     newer = {device for device, _, _, counter in now if device in devices and counter > images[devices[device]].counter}
-    versions = _later_versions(session, request.model, images)
+    versions = _later_versions(session, part.model, images)
     before = select(Deployment.device, Deployment.version).where(
-        Deployment.model == request.model, Deployment.version.in_({version for _, version in versions})
+        Deployment.model == part.model, Deployment.version.in_({version for _, version in versions})
     )
     newer |= {device for device, version in session.execute(before) if (devices.get(device), version) in versions}
     return newer - content

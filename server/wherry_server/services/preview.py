@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wherry.api import RolloutRequest
-from wherry.release import ReleaseImage
-from wherry_server.domain.selector import Candidate, misfit
+from wherry.messages import Problem
+from wherry_server.domain.selector import Candidate
 from wherry_server.services.context import Context
+from wherry_server.services.fitness import load_parts, unfit
 from wherry_server.services.forecast import forecast
-from wherry_server.services.rollouts import check_request, release_images, select_devices
+from wherry_server.services.launch import check_request, select_devices
 
 SHOWN = 5
 
@@ -51,30 +52,21 @@ def preview_rollout(context: Context, request: RolloutRequest) -> Preview:
     """
     check_request(request)
     with context.store.read() as session:
-        images = release_images(session, request.model, request.version)
-        signed = {profile: ReleaseImage.model_validate_json(image.image) for profile, image in images.items()}
+        parts = load_parts(session, request.parts)
         devices = select_devices(session, request.selector)
-        found = _compare(context, request, devices, signed)
-        fitting = {device.id: device.profile for device in devices if device.profile in found.profiles}
-        return replace(found, notes=tuple(forecast(session, request, images, fitting)))
+        problems = unfit(context, session, parts, devices)
+        fitting = {device.id: device.profile for device in devices if device.id not in problems}
+        notes = [note for part in parts for note in forecast(session, part.part, part.images, fitting)]
+        return replace(_compare(devices, problems, several=len(parts) > 1), notes=tuple(notes))
 
 
-def _compare(
-    context: Context, request: RolloutRequest, devices: Sequence[Candidate], signed: Mapping[str, ReleaseImage]
-) -> Preview:
-    name = f"{request.model} {request.version}"
-    by_profile: dict[str, list[Candidate]] = {}
-    for device in devices:
-        by_profile.setdefault(device.profile, []).append(device)
-    fitting: Counter[str] = Counter()
+def _compare(devices: Sequence[Candidate], problems: Mapping[str, Problem], several: bool) -> Preview:
+    fitting = Counter(device.profile for device in devices if device.id not in problems)
     troubled: dict[tuple[str, str], list[str]] = {}
-    for profile, members in by_profile.items():
-        problem = misfit(members[0], name, signed, context.profiles)  # the same for all devices of a profile
-        if problem is None:
-            fitting[profile] = len(members)
-        else:
-            names = troubled.setdefault((problem.reason, problem.fix), [])
-            names.extend(device.id for device in members)
+    for device, problem in sorted(problems.items()):
+        release = problem.thing.removesuffix(f" on {device}")
+        reason = f"{release} {problem.reason}" if several and release != problem.thing else problem.reason
+        troubled.setdefault((reason, problem.fix), []).append(device)
     ordered = sorted(troubled.items(), key=lambda item: -len(item[1]))
     return Preview(
         devices=len(devices),

@@ -17,7 +17,16 @@ from wherry_server.services.rollouts import advance
 from wherry_server.services.targets import UNSETTLED
 from wherry_server.store.documents import read_slots
 from wherry_server.store.missing import no_device
-from wherry_server.store.schema import Device, DeviceKey, EnrolToken, Outbox, RemovedDevice, RolloutRow, RolloutTarget
+from wherry_server.store.schema import (
+    FIRST,
+    Device,
+    DeviceKey,
+    EnrolToken,
+    Outbox,
+    RemovedDevice,
+    RolloutRow,
+    RolloutTarget,
+)
 
 _RETAINED = tuple(kind for kind in Kind if kind.retained)
 
@@ -55,7 +64,7 @@ def remove(context: Context, device: str, force: bool = False) -> None:
 def _rollouts_that_wait(session: Session, device: str) -> list[int]:
     """Running rollouts that expect something of a device: they may end without it."""
     query = select(RolloutTarget.rollout).join(RolloutRow, RolloutRow.id == RolloutTarget.rollout)
-    query = query.where(RolloutTarget.device == device, RolloutTarget.state.in_(UNSETTLED))
+    query = query.where(RolloutTarget.device == device, RolloutTarget.state.in_(UNSETTLED), FIRST)
     return list(session.scalars(query.where(RolloutRow.state == "running").order_by(RolloutTarget.rollout)))
 
 

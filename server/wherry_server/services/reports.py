@@ -143,6 +143,7 @@ def _take_over(session: Session, device: Device, report: StateReport, now: datet
     device.rejected = json.dumps(report.rejected[:1000])
     device.lock, device.problem = write(report.lock), write(report.problem)
     device.refused = report.refused
+    device.understands = json.dumps([name[:32] for name in report.understands[:32]])
     device.facts = json.dumps(_bounded_facts(report.facts))
     device.online, device.last_seen = True, now
     update_drift(session, device, report.slots)

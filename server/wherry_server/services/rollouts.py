@@ -1,86 +1,28 @@
-"""Rollouts: created, followed, paused, ended. What to do next is decided in `domain.rollout`."""
+"""Rollouts under way: followed, paused, ended; `launch` begins them. What to do next is decided in `domain.rollout`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from wherry.agent_release import misplaced
-from wherry.api import RolloutRequest, Selector
-from wherry.errors import InputError, NotFound
-from wherry.messages import Problem, Retry
-from wherry.release import ReleaseImage
+from wherry.errors import NotFound
+from wherry.messages import Retry
 from wherry_server.domain import rollout as plan
-from wherry_server.domain.selector import Candidate, is_empty, misfit, selects
 from wherry_server.services import outbox
-from wherry_server.services.assignments import assign_slot
+from wherry_server.services.assignments import assign_slots
 from wherry_server.services.changes import FLEET, ROLLOUTS, rollout_topic
 from wherry_server.services.context import SERVER, Context
-from wherry_server.services.follow import TARGET_COLUMNS, device_report, make_target, mark_target
-from wherry_server.services.targets import UNSETTLED, has_open_targets
-from wherry_server.store.documents import write
-from wherry_server.store.missing import no_device, no_release
-from wherry_server.store.schema import Device, DeviceLabel, Image, RolloutRow, RolloutTarget
+from wherry_server.services.follow import follow_rows
+from wherry_server.services.targets import has_open_targets, supersede
+from wherry_server.store.schema import FIRST, Device, RolloutRow, RolloutTarget
 
 ASSIGN_LIMIT = 200
 """Assignments signed in one transaction; the rest follows with the next tick, so other writers get their turn."""
-MAX_IDS = 5000
 Verb = Literal["start", "pause", "abort", "retry"]
-
-
-def create_rollout(context: Context, request: RolloutRequest) -> int:
-    """Bring a release to a selection of devices; a newer rollout takes over the slot from older ones.
-
-    Returns:
-        The rollout's id. Its first devices have their assignments signed already.
-
-    Raises:
-        NotFound: no such release, or a device that the selector names.
-        InputError: the request makes no sense, or its selector chooses no device.
-    """
-    check_request(request)
-    now = context.clock()
-    with context.store.write() as session:
-        images = release_images(session, request.model, request.version)
-        devices = select_devices(session, request.selector)
-        row = RolloutRow(
-            model=request.model,
-            version=request.version,
-            slot=request.slot,
-            selector=write(request.selector) or "",
-            state="running",
-            created=now,
-        )
-        session.add(row)
-        session.flush()
-        _add_targets(context, session, row, devices, images)
-        _supersede(session, row)
-        number = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
-        context.record(session, "rollout.create", str(row.id), f"{request.model} {request.version}: {number}")
-        context.announce(session, ROLLOUTS)
-        rollout = row.id
-    advance(context, rollout)
-    return rollout
-
-
-def check_request(request: RolloutRequest) -> None:
-    """Refuse what makes no sense whatever the fleet is like.
-
-    Raises:
-        InputError: it selects nothing, names too many devices, or puts a release where it does not belong.
-    """
-    if is_empty(request.selector):
-        raise InputError("selector", "selects nothing", "Name devices, profiles or labels, or say everything")
-    if len(request.selector.ids) > MAX_IDS:
-        raise InputError("selector", f"names {len(request.selector.ids)} devices, the limit is {MAX_IDS}", "Use labels")
-    reason = misplaced(request.model, request.slot)
-    if reason:
-        raise InputError(f"release {request.model} {request.version}", reason, "Name another slot")
 
 
 def change_rollout(context: Context, rollout: int, verb: Verb) -> None:
@@ -97,9 +39,9 @@ def change_rollout(context: Context, rollout: int, verb: Verb) -> None:
         row.ended = now if row.state == "aborted" else None
         row.reason = ""
         if verb == "retry":
-            _queue_retries(session, rollout, row.slot, now)
+            _queue_retries(session, rollout, now)
             session.flush()
-            _supersede(session, row)
+            supersede(session, row)
         context.record(session, f"rollout.{verb}", str(rollout))
         context.announce(session, rollout_topic(rollout), ROLLOUTS)
     advance(context, rollout)
@@ -111,11 +53,12 @@ def advance(context: Context, rollout: int, limit: int = ASSIGN_LIMIT) -> bool:
     now = context.clock()
     with context.store.write() as session:
         row = _get(session, rollout)
-        actions = plan.next_actions(_to_domain(session, row), _open_problems(session, rollout), now)
+        moved = _follow_problems(session, rollout, now)
+        actions = plan.next_actions(_to_domain(session, row))
         assigns = [action for action in actions if isinstance(action, plan.Assign)]
         chosen = [*(action for action in actions if not isinstance(action, plan.Assign)), *assigns[:limit]]
         _apply(context, session, row, chosen, now)
-        if chosen:
+        if chosen or moved:
             context.announce(session, rollout_topic(rollout), ROLLOUTS, FLEET)
     if assigns:
         context.wake()
@@ -148,10 +91,13 @@ def _with_problems(rollout: int) -> Select[RolloutTarget, Device]:
     )
 
 
-def _open_problems(session: Session, rollout: int) -> dict[str, plan.DeviceReport]:
-    """Reports of devices that say why they do not go on: time alone may turn these into refusals."""
-    found = session.execute(_with_problems(rollout))
-    return {device.id: device_report(device, target.slot) for target, device in found}
+def _follow_problems(session: Session, rollout: int, now: datetime) -> bool:
+    """Devices that say why they do not go on: time alone may turn that into a refusal. Whether any did."""
+    devices = {device.id: device for _, device in session.execute(_with_problems(rollout))}
+    rows = _rows_of(session, rollout, list(devices))
+    found = [follow_rows(parts, devices[device], now) is not None for device, parts in rows.items()]
+    session.flush()
+    return any(found)
 
 
 def _get(session: Session, rollout: int) -> RolloutRow:
@@ -162,32 +108,26 @@ def _get(session: Session, rollout: int) -> RolloutRow:
 
 
 def _to_domain(session: Session, row: RolloutRow) -> plan.Rollout:
-    """The rollout with all its targets; without making objects of rows that nothing will change in."""
+    """The rollout with all its devices; without making objects of rows that nothing will change in."""
     waves: dict[int, list[str]] = {}
     targets = {}
-    found = session.execute(select(RolloutTarget.wave, *TARGET_COLUMNS).where(RolloutTarget.rollout == row.id))
-    for line in found:
-        wave: int = line[0]
-        target = make_target(*line[1:])
-        waves.setdefault(wave, []).append(target.device)
-        targets[target.device] = target
+    columns = (RolloutTarget.wave, RolloutTarget.device, RolloutTarget.state)
+    for wave, device, state in session.execute(select(*columns).where(RolloutTarget.rollout == row.id, FIRST)):
+        waves.setdefault(wave, []).append(device)
+        targets[device] = plan.Target(device, state=state)  # type: ignore[arg-type]  # only such states are stored
     ordered = tuple(plan.Wave(tuple(sorted(waves[number]))) for number in sorted(waves))
-    return plan.Rollout(row.state, ordered, targets)  # type: ignore[arg-type]  # only such states are stored
+    return plan.Rollout(row.state, ordered, targets)  # type: ignore[arg-type]
 
 
 def _apply(context: Context, session: Session, row: RolloutRow, actions: Sequence[plan.Action], now: datetime) -> None:
-    named = [action.device for action in actions if isinstance(action, plan.Assign | plan.Mark)]
-    query = select(RolloutTarget).where(RolloutTarget.rollout == row.id, RolloutTarget.device.in_(named))
-    targets = {target.device: target for target in session.scalars(query)} if named else {}
     assigned = [action.device for action in actions if isinstance(action, plan.Assign)]
+    parts = _rows_of(session, row.id, assigned)
     held = select(Device).where(Device.id.in_(assigned)).order_by(Device.id).with_for_update()
     devices = {device.id: device for device in session.scalars(held)} if assigned else {}
     for action in actions:
         match action:
-            case plan.Mark(device=device):
-                mark_target(targets[device], action)
             case plan.Assign(device=device):
-                _assign(context, session, targets[device], devices[device], now)
+                _assign(context, session, parts[device], devices[device], now)
             case plan.Pause(reason=reason):
                 row.state, row.reason = "paused", reason
                 context.acting_as(SERVER).record(session, "rollout.pause", str(row.id), reason)
@@ -196,95 +136,34 @@ def _apply(context: Context, session: Session, row: RolloutRow, actions: Sequenc
                 context.acting_as(SERVER).record(session, f"rollout.{state}", str(row.id))
 
 
-def _assign(context: Context, session: Session, target: RolloutTarget, device: Device, now: datetime) -> None:
+def _rows_of(session: Session, rollout: int, devices: Sequence[str]) -> dict[str, list[RolloutTarget]]:
+    """The rows of some devices, the first release first."""
+    found: dict[str, list[RolloutTarget]] = {}
+    query = select(RolloutTarget).where(RolloutTarget.rollout == rollout, RolloutTarget.device.in_(devices))
+    for target in session.scalars(query.order_by(RolloutTarget.position)) if devices else ():
+        found.setdefault(target.device, []).append(target)
+    return found
+
+
+def _assign(context: Context, session: Session, parts: list[RolloutTarget], device: Device, now: datetime) -> None:
+    """One assignment for all slots of a device."""
     if device.revoked is not None:
-        target.state = "superseded"
+        for part in parts:
+            part.state = part.own = "superseded"
         return
-    target.sequence = assign_slot(context, session, device, target.slot, target.path, now)
-    target.state, target.assigned, target.problem = "assigned", now, None
+    paths = {part.slot: part.path for part in parts}
+    sequence = assign_slots(context, session, device, paths, now, together=parts[0].rollout)
+    for part in parts:
+        part.sequence, part.assigned, part.problem = sequence, now, None
+        part.state = part.own = "assigned"
 
 
-def release_images(session: Session, model: str, version: str) -> dict[str, Image]:
-    """The newest image of a release for each profile."""
-    query = select(Image).where(Image.model == model, Image.version == version, Image.listed).order_by(Image.counter)
-    images = {image.profile: image for image in session.scalars(query)}
-    if not images:
-        raise no_release(session, model, version)
-    return images
-
-
-def select_devices(session: Session, selector: Selector) -> list[Candidate]:
-    """The devices that a selector chooses now, by id.
-
-    Raises:
-        NotFound: a device that it names does not exist.
-        InputError: it chooses none.
-    """
-    query = select(Device.id, Device.profile, Device.labels).where(Device.revoked.is_(None)).order_by(Device.id)
-    if selector.ids:
-        query = query.where(Device.id.in_(selector.ids))
-    if selector.profiles:
-        query = query.where(Device.profile.in_(selector.profiles))
-    for name, value in selector.labels.items():
-        having = select(DeviceLabel.device).where(DeviceLabel.name == name, DeviceLabel.value == value)
-        query = query.where(Device.id.in_(having))
-    found = [Candidate(device, profile, json.loads(labels)) for device, profile, labels in session.execute(query)]
-    chosen = [device for device in found if selects(selector, device)]
-    missing = sorted(set(selector.ids) - {device.id for device in chosen}) if not chosen or selector.ids else []
-    if missing and not (selector.profiles or selector.labels):
-        raise no_device(session, missing[0], "does not exist or is revoked")
-    if not chosen:
-        raise InputError("selector", "selects no device", "List devices with `wherry device list`")
-    return chosen
-
-
-def _add_targets(
-    context: Context, session: Session, row: RolloutRow, devices: Sequence[Candidate], images: dict[str, Image]
-) -> None:
-    signed = {profile: ReleaseImage.model_validate_json(image.image) for profile, image in images.items()}
-    for device in devices:
-        problem = misfit(device, f"{row.model} {row.version}", signed, context.profiles)
-        image = None if problem else images[device.profile]
-        session.add(
-            RolloutTarget(
-                rollout=row.id,
-                device=device.id,
-                slot=row.slot,
-                path=image.path if image else None,
-                digest=image.digest if image else "",
-                state="pending" if image else "misfit",
-                problem=write(problem),
-            )
-        )
-    session.flush()
-
-
-def _supersede(session: Session, row: RolloutRow) -> None:
-    """End what older rollouts still wanted of the same slot of the devices that this one goes to."""
-    ours = select(RolloutTarget.device).where(RolloutTarget.rollout == row.id, RolloutTarget.state == "pending")
-    problem = Problem(
-        code="conflict",
-        thing=f"slot {row.slot}",
-        reason=f"rollout {row.id} ({row.model} {row.version}) took over",
-        fix=f"Look at rollout {row.id}",
-    )
-    session.execute(
-        update(RolloutTarget)
-        .where(
-            RolloutTarget.rollout != row.id,
-            RolloutTarget.slot == row.slot,
-            RolloutTarget.state.in_(UNSETTLED),
-            RolloutTarget.device.in_(ours),
-        )
-        .values(state="superseded", problem=write(problem))
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _queue_retries(session: Session, rollout: int, slot: str, now: datetime) -> None:
+def _queue_retries(session: Session, rollout: int, now: datetime) -> None:
+    """Every slot of a device that failed is tried again: what was not rejected does not mind."""
     failed = session.scalars(
         select(RolloutTarget).where(RolloutTarget.rollout == rollout, RolloutTarget.state.in_(sorted(plan.FAILED)))
     )
     for target in failed:
-        outbox.put_command(session, target.device, Retry(slot=slot, digest=target.digest), now)
-        target.state, target.problem, target.deployment = "pending", None, None
+        outbox.put_command(session, target.device, Retry(slot=target.slot, digest=target.digest), now)
+        target.state = target.own = "pending"
+        target.problem = target.deployment = None

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 from sqlalchemy import ColumnElement, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from wherry.errors import Conflict
 from wherry.messages import Problem
-from wherry_server.store.documents import write
-from wherry_server.store.schema import RolloutTarget
+from wherry_server.store.documents import read_parts, write
+from wherry_server.store.schema import RolloutRow, RolloutTarget
 
 UNSETTLED = ("pending", "assigned", "running")
 
 
 def settle_slot(session: Session, device: str, slot: str, thing: str, reason: str) -> None:
-    """End every open target of one slot of a device as superseded."""
-    _settle(session, "superseded", thing, reason, RolloutTarget.device == device, RolloutTarget.slot == slot)
+    """End every open target of one slot of a device as superseded; slots that go together with it end with it."""
+    rollouts = select(RolloutTarget.rollout).where(RolloutTarget.device == device, RolloutTarget.slot == slot)
+    where = (RolloutTarget.device == device, RolloutTarget.rollout.in_(rollouts))
+    _settle(session, "superseded", thing, reason, *where)
+
+
+def supersede(session: Session, row: RolloutRow) -> None:
+    """End what older rollouts still wanted of the same slots of the devices that this one goes to."""
+    ours = select(RolloutTarget.device).where(RolloutTarget.rollout == row.id, RolloutTarget.state == "pending")
+    slots = [part.slot for part in read_parts(row.together)] or [row.slot]
+    other = aliased(RolloutTarget)
+    taken = select(other.slot).where(
+        other.rollout == RolloutTarget.rollout, other.device == RolloutTarget.device, other.slot.in_(slots)
+    )
+    problem = Problem(
+        code="conflict",
+        thing=f"slot {' and '.join(slots)}",
+        reason=f"rollout {row.id} ({row.model} {row.version}{' and others' if len(slots) > 1 else ''}) took over",
+        fix=f"Look at rollout {row.id}",
+    )
+    session.execute(
+        update(RolloutTarget)
+        .where(
+            RolloutTarget.rollout != row.id,
+            RolloutTarget.state.in_(UNSETTLED),
+            RolloutTarget.device.in_(ours),
+            taken.exists(),
+        )
+        .values(state="superseded", own="superseded", problem=write(problem))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def settle_all(session: Session, device: str, state: str, thing: str, reason: str) -> None:
@@ -28,7 +57,7 @@ def _settle(session: Session, state: str, thing: str, reason: str, *where: Colum
     session.execute(
         update(RolloutTarget)
         .where(RolloutTarget.state.in_(UNSETTLED), *where)
-        .values(state=state, problem=write(problem))
+        .values(state=state, own=state, problem=write(problem))
         .execution_options(synchronize_session="fetch")
     )
 

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from wherry.api import RolloutPart
 from wherry.messages import Problem, SlotReport, UpdateLock
 
 _SLOTS = TypeAdapter(list[SlotReport])
+_PARTS = TypeAdapter(list[RolloutPart])
 _log = logging.getLogger(__name__)
 D = TypeVar("D", bound=BaseModel)
 
@@ -37,6 +39,16 @@ def read_slots(text: str) -> list[SlotReport]:
 def write_slots(slots: Sequence[SlotReport]) -> str:
     """Reported slots for a column."""
     return json.dumps([slot.model_dump(mode="json", by_alias=True, exclude_none=True) for slot in slots])
+
+
+def read_parts(text: str) -> list[RolloutPart]:
+    """The releases of a rollout that has several."""
+    return _PARTS.validate_json(text)
+
+
+def write_parts(parts: Sequence[RolloutPart]) -> str:
+    """The releases of a rollout that has several, for a column."""
+    return json.dumps([part.model_dump() for part in parts])
 
 
 def read_problem(text: str | None) -> Problem | None:

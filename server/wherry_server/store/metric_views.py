@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from wherry_server.domain.histogram import merge
 from wherry_server.store.schema import (
+    FIRST,
     Device,
     Image,
     ModelUsage,
@@ -82,7 +83,7 @@ def fleet_metrics(session: Session) -> FleetMetrics:
             session,
             select(RolloutTarget.state, func.count())
             .join(RolloutRow, RolloutRow.id == RolloutTarget.rollout)
-            .where(RolloutRow.state.in_(("running", "paused")))
+            .where(RolloutRow.state.in_(("running", "paused")), FIRST)
             .group_by(RolloutTarget.state),
         ),
         versions=_versions(session),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,11 +10,20 @@ from datetime import datetime
 from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from wherry.api import DeploymentPage, DeploymentView, RolloutPage, RolloutTargetView, RolloutView, Selector
+from wherry.api import (
+    DeploymentPage,
+    DeploymentView,
+    RolloutPage,
+    RolloutTargetView,
+    RolloutView,
+    Selector,
+    TargetPartView,
+)
 from wherry.errors import InputError, NotFound
 from wherry.messages import DeploymentReport
-from wherry_server.store.documents import read_problem, readable
-from wherry_server.store.schema import Deployment, Device, RolloutRow, RolloutTarget
+from wherry_server.domain.parts import telling
+from wherry_server.store.documents import read_parts, read_problem, readable
+from wherry_server.store.schema import FIRST, Deployment, Device, RolloutRow, RolloutTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,8 @@ def rollout_page(
     if state is not None:
         query = query.where(RolloutRow.state == state)
     if model is not None:
-        query = query.where(RolloutRow.model == model)
+        named = RolloutRow.together.contains(f'"model": {json.dumps(model)}', autoescape=True)
+        query = query.where((RolloutRow.model == model) | named)
     rows = list(session.scalars(query))
     counts = _counts(session, [row.id for row in rows[:limit]])
     items = [_rollout_view(row, counts.get(row.id, {})) for row in rows[:limit]]
@@ -54,15 +65,17 @@ def rollout_head(session: Session, rollout: int) -> RolloutView:
     return _rollout_view(row, _counts(session, [rollout]).get(rollout, {}))
 
 
-def rollout_view(session: Session, rollout: int) -> RolloutView:
-    """One rollout with its targets.
+def rollout_view(
+    session: Session, rollout: int, after: str = "", limit: int = 100, state: str | None = None
+) -> RolloutView:
+    """One rollout with a page of its targets.
 
     Raises:
         NotFound: no such rollout.
     """
     view = rollout_head(session, rollout)
-    rows = session.execute(_targets().where(RolloutTarget.rollout == rollout).order_by(RolloutTarget.device))
-    return view.model_copy(update={"targets": [_target_view(target, online) for target, online in rows]})
+    page = rollout_targets(session, rollout, state, after, limit)
+    return view.model_copy(update={"targets": page.items, "next": page.next})
 
 
 def rollout_targets(
@@ -78,15 +91,15 @@ def rollout_targets(
         limit: devices a page.
         search: part of the device's id.
     """
-    where = [RolloutTarget.rollout == rollout]
+    where = [RolloutTarget.rollout == rollout, FIRST]
     if state is not None:
         where.append(RolloutTarget.state == state)
     if search:
         where.append(RolloutTarget.device.contains(search, autoescape=True))
     total = session.scalar(select(func.count()).select_from(RolloutTarget).where(*where)) or 0
     query = _targets().where(*where, RolloutTarget.device > after).order_by(RolloutTarget.device).limit(limit + 1)
-    rows = session.execute(query).all()
-    items = [_target_view(target, online) for target, online in rows[:limit]]
+    rows = [(target, online) for target, online in session.execute(query)]
+    items = _target_views(session, rows[:limit])
     return TargetListing(items, total, items[-1].device if len(rows) > limit else None)
 
 
@@ -97,7 +110,7 @@ def _targets() -> Select[RolloutTarget, bool]:
 def _counts(session: Session, rollouts: Sequence[int]) -> dict[int, dict[str, int]]:
     query = (
         select(RolloutTarget.rollout, RolloutTarget.state, func.count())
-        .where(RolloutTarget.rollout.in_(rollouts))
+        .where(RolloutTarget.rollout.in_(rollouts), FIRST)
         .group_by(RolloutTarget.rollout, RolloutTarget.state)
     )
     found: dict[int, dict[str, int]] = {}
@@ -112,6 +125,7 @@ def _rollout_view(row: RolloutRow, counts: dict[str, int]) -> RolloutView:
         model=row.model,
         version=row.version,
         slot=row.slot,
+        together=read_parts(row.together),
         selector=Selector.model_validate_json(row.selector),
         state=row.state,
         reason=row.reason,
@@ -126,18 +140,43 @@ def troubled_targets(session: Session, rollouts: Sequence[int], limit: int) -> d
     troubled = ("rejected", "refused", "misfit")
     found = {}
     for rollout in rollouts:
-        query = _targets().where(RolloutTarget.rollout == rollout, RolloutTarget.state.in_(troubled))
+        query = _targets().where(RolloutTarget.rollout == rollout, RolloutTarget.state.in_(troubled), FIRST)
         rows = session.execute(query.order_by(RolloutTarget.device).limit(limit))
-        found[rollout] = [_target_view(target, online) for target, online in rows]
+        found[rollout] = _target_views(session, [(target, online) for target, online in rows])
     return found
 
 
-def _target_view(row: RolloutTarget, online: bool) -> RolloutTargetView:
+def _target_views(session: Session, rows: Sequence[tuple[RolloutTarget, bool]]) -> list[RolloutTargetView]:
+    """Devices of one rollout by their first rows, with one query for the others."""
+    others: dict[str, list[RolloutTarget]] = {}
+    query = select(RolloutTarget).where(
+        RolloutTarget.rollout.in_({row.rollout for row, _ in rows}),
+        RolloutTarget.device.in_([row.device for row, _ in rows]),
+        ~FIRST,
+    )
+    for row in session.scalars(query.order_by(RolloutTarget.position)) if rows else ():
+        others.setdefault(row.device, []).append(row)
+    return [_target_view([row, *others.get(row.device, [])], online) for row, online in rows]
+
+
+def _target_view(rows: Sequence[RolloutTarget], online: bool) -> RolloutTargetView:
+    parts = [_part_view(row) for row in rows]
+    told = telling(parts)
     return RolloutTargetView(
-        device=row.device,
-        state=row.state,
+        device=rows[0].device,
+        state=rows[0].state,
         online=online,
-        sequence=row.sequence,
+        sequence=rows[0].sequence,
+        deployment=told.deployment,
+        problem=told.problem,
+        parts=parts if len(parts) > 1 else [],
+    )
+
+
+def _part_view(row: RolloutTarget) -> TargetPartView:
+    return TargetPartView(
+        slot=row.slot,
+        state=row.own,
         deployment=readable(DeploymentReport, row.deployment) if row.deployment else None,
         problem=read_problem(row.problem),
     )

@@ -61,6 +61,7 @@ class Device(Base):
     lock: Mapped[str | None]
     facts: Mapped[str] = mapped_column(default="{}")
     problem: Mapped[str | None]
+    understands: Mapped[str] = mapped_column(default="[]")
     drifting: Mapped[int] = mapped_column(default=0, index=True)
 
 
@@ -159,12 +160,17 @@ class Image(Base):
 
 
 class DesiredSlot(Base):
-    """What a slot of a device is to run."""
+    """What a slot of a device is to run.
+
+    `together` is the rollout of several releases that said so; `before` what it was to run before that.
+    """
 
     __tablename__ = "desired_slot"
     device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
     slot: Mapped[str] = mapped_column(String(32), primary_key=True)
     path: Mapped[str] = mapped_column(ForeignKey("image.path"), index=True)
+    together: Mapped[int | None]
+    before: Mapped[str | None] = mapped_column(ForeignKey("image.path"))
 
 
 class AssignmentRow(Base):
@@ -189,13 +195,14 @@ class Outbox(Base):
 
 
 class RolloutRow(Base):
-    """A rollout."""
+    """A rollout. `model`, `version`, `slot` are of its first release; `together` holds all when there are several."""
 
     __tablename__ = "rollout"
     id: Mapped[int] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))
     slot: Mapped[str] = mapped_column(String(32))
+    together: Mapped[str] = mapped_column(default="[]")
     selector: Mapped[str]
     state: Mapped[str] = mapped_column(String(16), index=True)
     reason: Mapped[str] = mapped_column(default="")
@@ -204,7 +211,10 @@ class RolloutRow(Base):
 
 
 class RolloutTarget(Base):
-    """One device in a rollout."""
+    """A slot of a device in a rollout: one row, or one for each release of the rollout.
+
+    `state` is the device's, the same in all its rows; `own` is the slot's. Devices are counted by `position` 0.
+    """
 
     __tablename__ = "rollout_target"
     __table_args__ = (
@@ -213,15 +223,21 @@ class RolloutTarget(Base):
     )
     rollout: Mapped[int] = mapped_column(ForeignKey("rollout.id", ondelete="CASCADE"), primary_key=True)
     device: Mapped[str] = mapped_column(ForeignKey("device.id", ondelete="CASCADE"), primary_key=True)
-    slot: Mapped[str] = mapped_column(String(32))
+    slot: Mapped[str] = mapped_column(String(32), primary_key=True)
+    position: Mapped[int] = mapped_column(default=0)
     wave: Mapped[int] = mapped_column(default=0)
     path: Mapped[str | None] = mapped_column(ForeignKey("image.path"))
     digest: Mapped[str] = mapped_column(String(80), default="")
     state: Mapped[str] = mapped_column(String(16))
+    own: Mapped[str] = mapped_column(String(16), default="pending")
     sequence: Mapped[int] = mapped_column(default=0)
     assigned: Mapped[datetime | None]
     deployment: Mapped[str | None]
     problem: Mapped[str | None]
+
+
+FIRST = RolloutTarget.position == 0
+"""One row for each device of a rollout."""
 
 
 class Deployment(Base):
