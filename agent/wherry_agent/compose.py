@@ -169,7 +169,7 @@ def _assemble(
         device.engine,
         fetcher,
         device.route,
-        Examiner(device.engine, prober, config.patience(), host, golden_cases),
+        Examiner(device.engine, prober, config.patience(), host, golden_cases, device.route.statistics),
         host,
         before_stop=lambda: samplers[0].farewell(),
         own=SelfUpdate(
@@ -192,7 +192,7 @@ def _assemble(
         status(report)
 
     reconciler = Reconciler(journal, world, _policy(config, identity, device, facts), worker, aide, publish)
-    samplers.append(Sampler(reconciler.active_slots, StatsReader(), host.sample, spool, now))
+    samplers.append(Sampler(reconciler.active_slots, StatsReader(device.route.statistics), host.sample, spool, now))
     answerer = Answerer(
         identity.device, device.engine, reconciler.active_slots, lambda: _examine(state, config), facts.by_name(),
         link.reply,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from wherry.errors import MalformedMessage, WherryError
 from wherry.messages import GateResult
@@ -18,7 +19,7 @@ from wherry_agent.counters import Counters, change, read_counters
 from wherry_agent.entry import SlotEntry, same
 from wherry_agent.events import Looked
 from wherry_agent.gates import Traffic, soak_gate
-from wherry_agent.ports import Container, Engine, Prober
+from wherry_agent.ports import Container, Engine, Prober, Route
 
 CRASHES = 5
 """So many within the window are too many. The engine brings a container back after a minute at the latest."""
@@ -29,12 +30,15 @@ _BLIND = timedelta(minutes=2)
 _STATS_SECONDS = 2.0
 
 
-def look(engine: Engine, prober: Prober, slot: str, container: Container, image: TrustedImage, count: bool) -> Looked:
+def look(
+    engine: Engine, prober: Prober, route: Route, slot: str, container: Container, image: TrustedImage, count: bool
+) -> Looked:
     """How often the engine brought a container back, why, and what its model server counted. Asks the network.
 
     Args:
         engine: asked about the container.
         prober: asks its model server.
+        route: asked instead where the server does not count.
         slot: where it serves.
         container: as last observed.
         image: what it runs.
@@ -45,13 +49,17 @@ def look(engine: Engine, prober: Prober, slot: str, container: Container, image:
     """
     found = engine.inspect(container.name) if container.young else None
     words = engine.last_words(container.name) if found and found.restarts else ""
-    statistics = None
-    if count and container.state == "running" and image.image.runtime != "custom":
-        try:
-            statistics = prober.stats(f"http://127.0.0.1:{container.port}", image.image.model, _STATS_SECONDS)
-        except WherryError:
-            statistics = None
+    statistics = _statistics(prober, route, container.port, image) if count and container.state == "running" else None
     return Looked(slot, container.name, found.restarts if found else None, words, statistics)
+
+
+def _statistics(prober: Prober, route: Route, port: int, image: TrustedImage) -> Any:
+    if image.image.runtime == "custom":
+        return route.statistics(port, image.image.model)
+    try:
+        return prober.stats(f"http://127.0.0.1:{port}", image.image.model, _STATS_SECONDS)
+    except WherryError:
+        return None
 
 
 def on_probation(slot: SlotEntry, now: datetime) -> bool:

@@ -147,11 +147,17 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSlot:
-    """A slot that serves now, for telemetry. `base_url` is the container's own address."""
+    """A slot that serves now, for telemetry.
+
+    Attributes:
+        base_url: the container's own address.
+        counts: whether its model server counts what it answers; else the route may.
+    """
 
     slot: str
     release: ReleaseRef
     base_url: str
+    counts: bool = True
 
 
 class Engine(Protocol):
@@ -266,6 +272,12 @@ class Route(Protocol):
 
     def drop(self, stable: Collection[int]) -> None:
         """Lead these stable ports nowhere."""
+
+    def statistics(self, port: int, model: str) -> Any:
+        """A model's statistics document, by what the route let by to a container's port; None where it counts nothing.
+
+        Never raises.
+        """
 
 
 class Prober(Protocol):

@@ -52,7 +52,7 @@ class Reconciler:
         self._intake = Intake(world.trust, world.source, aide, world.put, world.clock)
         self._entrance = Entrance(world, policy)
         self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts)
-        look_at = partial(look, world.engine, world.prober)
+        look_at = partial(look, world.engine, world.prober, world.route)
         self._later = LaterChecks(world.recheck, look_at, aide, world.put, policy.golden_seconds)
         facts = policy.facts.by_name() if policy.facts else {}
         self._outbox = Outbox(world.link, world.recorder, publish, policy.profile_name, policy.report_seconds, facts)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from wherry import __version__
 from wherry.agent_release import AGENT_SLOT
-from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport, StateReport
+from wherry.messages import UNDERSTOOD, DeploymentReport, Problem, ReleaseRef, SlotReport, StateReport
 from wherry_agent.agent_slot import runs
 from wherry_agent.assignment import Assignment, TrustedImage
 from wherry_agent.entry import Deployment, Entry, SlotEntry, container_name, same
@@ -52,6 +52,7 @@ def state_report(view: View, profile: str, number: int, now: datetime) -> StateR
         facts=dict(view.facts),
         problem=view.problem,
         refused=view.refused,
+        understands=list(UNDERSTOOD),
     )
 
 
@@ -74,6 +75,8 @@ def deployment_report(deployment: Deployment, slot: str) -> DeploymentReport:
         gate=deployment.gate,
         deadline=deployment.deadline,
         problem=deployment.problem,
+        together=[name for name in deployment.group if name != slot],
+        culprit=deployment.culprit or None,
     )
 
 
@@ -99,7 +102,8 @@ def active_slots(entry: Entry, observed: Observed) -> list[ActiveSlot]:
         for image in (slot.previous, slot.known_good, trial):
             container = observed.containers.get(container_name(entry.device, name, image)) if image else None
             if image and container and container.running:
-                found.append(ActiveSlot(name, image.ref, f"http://127.0.0.1:{container.port}"))
+                counts = image.image.runtime != "custom"
+                found.append(ActiveSlot(name, image.ref, f"http://127.0.0.1:{container.port}", counts))
     return found
 
 
@@ -173,7 +177,8 @@ def _slot_lines(slot: SlotReport) -> list[str]:
             else ""
         )
         asked = f", asked by gate {last.gate}" if last.gate else ""
-        lines.append(f"  last deployment {last.id}: {_release_text(last.release)} {last.phase}{progress}{asked}")
+        beside = f", together with {' and '.join(last.together)}" if last.together else ""
+        lines.append(f"  last deployment {last.id}: {_release_text(last.release)} {last.phase}{beside}{progress}{asked}")
         lines += [f"    gate {gate.kind}: {'passed' if gate.ok else 'FAILED'}, {gate.detail}" for gate in last.gates]
         if last.problem:
             lines.append(f"    reason: {_problem_text(last.problem)}")

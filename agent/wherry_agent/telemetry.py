@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -35,9 +35,15 @@ _log = logging.getLogger(__name__)
 
 
 class StatsReader:
-    """Asks model servers for their counters, bounded in time and size."""
+    """Asks model servers for their counters, bounded in time and size.
 
-    def __init__(self, timeout: float = 2.0) -> None:
+    Args:
+        proxied: what the route counted of a container that does not count itself (see `ports.Route.statistics`).
+        timeout: for connecting and for reading, each.
+    """
+
+    def __init__(self, proxied: Callable[[int, str], Any] = lambda *_: None, timeout: float = 2.0) -> None:
+        self._proxied = proxied
         self._timeout = urllib3.Timeout(connect=timeout, read=timeout)
         self._pool = urllib3.PoolManager(num_pools=8, maxsize=1, retries=False)
 
@@ -49,6 +55,9 @@ class StatsReader:
             MalformedMessage: the answer is not a statistics document.
         """
         model = slot.release.model
+        counted = None if slot.counts else self._proxied(int(slot.base_url.rpartition(":")[2]), model)
+        if counted is not None:
+            return read_counters(counted, model)
         url = f"{slot.base_url}/v2/models/{model}/stats"
         try:
             # An idle connection of ours would keep a draining model server waiting for it.

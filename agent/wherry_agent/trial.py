@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wherry.errors import EngineError, GateFailed, InferenceError, MalformedMessage, WherryError
 from wherry.messages import GateResult
@@ -102,16 +102,24 @@ class _Trial:
 
 
 class Examiner:
-    """Puts a running candidate through its gates."""
+    """Puts a running candidate through its gates.
+
+    Args:
+        engine, prober, host, golden_cases: what is asked.
+        patience: how long.
+        statistics: what the route counted of a container that does not count itself (see `ports.Route`).
+    """
 
     def __init__(
-        self, engine: Engine, prober: Prober, patience: Patience, host: Host, golden_cases: GoldenCases
+        self, engine: Engine, prober: Prober, patience: Patience, host: Host, golden_cases: GoldenCases,
+        statistics: Callable[[int, str], Any] = lambda *_: None,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._prober = prober
         self._patience = patience
         self._host = host
         self._golden_cases = golden_cases
+        self._statistics = statistics
         self._rehearsal = Rehearsal(prober)
 
     def probe(
@@ -180,11 +188,12 @@ class Examiner:
         return container.restarts if container else 0
 
     def _counters(self, base_url: str, image: TrustedImage) -> Counters | None:
-        """What a model server has counted; None where it does not count."""
-        if image.image.runtime == "custom":
-            return None
+        """What a model server has counted, or the route before it; None where neither counts."""
         model = image.image.model
         try:
+            if image.image.runtime == "custom":
+                counted = self._statistics(int(base_url.rpartition(":")[2]), model)
+                return read_counters(counted, model) if counted else None
             return read_counters(self._prober.stats(base_url, model, self._patience.answer_seconds), model)
         except (InferenceError, MalformedMessage):
             return None

@@ -108,6 +108,7 @@ class World:
     can_wait: bool = True
     waiting: set[int] = field(default_factory=set)
     drained: list[int] = field(default_factory=list)
+    counted: dict[int, Any] = field(default_factory=dict)
     temperatures: dict[str, float] = field(default_factory=dict)
     asked: int = 0
     tokens: bool = False
@@ -300,6 +301,9 @@ class FakeRoute:
     def drop(self, stable: Collection[int]) -> None:
         kept = {known: to for known, to in self.read().items() if known not in stable}
         self.apply(kept, self.world.waiting - set(stable))
+
+    def statistics(self, port: int, model: str) -> Any:
+        return self.world.counted.get(port)
 
 
 class FakeProber:
@@ -554,7 +558,7 @@ class Device:
         self.server = Recording()
         patience = Patience(soak_seconds=0, poll_seconds=0.05, alive_seconds=0)
         golden_cases = GoldenCases(engine, prober, 1_000_000)
-        examiner = Examiner(engine, prober, patience, FakeHost(world), golden_cases)
+        examiner = Examiner(engine, prober, patience, FakeHost(world), golden_cases, route.statistics)
         executor = Executor(Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world))
         journal = Journal(self.folder / "journal.db", DEVICE, self.limits)
         self.worker = self.worker_type(executor, self.queue.append)
@@ -590,7 +594,8 @@ class Device:
 
     def assign(self, sequence: int, together: Iterable[Iterable[str]] = (), **slots: str) -> None:
         groups = [list(group) for group in together]
-        body = json.dumps({"sequence": sequence, "slots": slots, "together": groups}).encode()
+        joint = {"together": groups} if groups else {}
+        body = json.dumps({"sequence": sequence, "slots": slots} | joint).encode()
         self.put(AssignmentReceived(body, "mqtt"))
 
     def tick(self, seconds: float = 5.0, times: int = 1) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from wherry.errors import RouteError
 from wherry_agent.assignment import TrustedImage
@@ -111,6 +112,15 @@ class BothRoutes:
         written = self._haproxy.written()
         if written.keys() & set(stable):
             self._haproxy.apply({known: port for known, port in written.items() if known not in stable})
+
+    def statistics(self, port: int, model: str) -> Any:
+        """A model's statistics document by what haproxy let by; None where haproxy does not stand before the port."""
+        try:
+            found = self._haproxy.answers(port)
+        except RouteError as error:
+            _log.info("haproxy's counters: %s", error)
+            return None
+        return found.document(model) if found else None
 
     def clear(self) -> None:
         """Remove both."""

@@ -24,10 +24,12 @@ from wherry_agent.route.haproxy_config import (
     LUA_FILE,
     MASTER_SOCKET,
     USUAL,
+    Answers,
     Bounds,
     ServerState,
     Targets,
     changes,
+    read_answers,
     read_servers,
     read_targets,
     render,
@@ -102,6 +104,22 @@ class HaproxyRoute:
     def under_way(self, port: int) -> int:
         """Requests that an image at a loopback port is answering now, as far as they came this way."""
         return sum(self._open(worker, port) for worker in self._workers())
+
+    def answers(self, port: int) -> Answers | None:
+        """What was counted of a container's port; None where no slot leads to it by this way.
+
+        Raises:
+            RouteError: haproxy does not answer, or not so that it can be understood.
+        """
+        if not (workers := self._workers()):
+            return None
+        worker = workers[0]  # those that are leaving answer what they began, and that is not counted
+        if not any(server.port == port for server in self._servers(worker)):
+            return None
+        try:
+            return read_answers(self._tell(worker, "show answers"), port, f"haproxy-{worker}")
+        except ValueError as error:
+            raise RouteError("haproxy's counters", f"cannot be read ({error})") from error
 
     def clear(self) -> None:
         """End haproxy, and remove what it was told."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 HAPROXY_FOLDER = "haproxy"
 """In the state folder: all that haproxy is told by."""
@@ -48,6 +49,27 @@ class ServerState:
     name: str
     port: int
     ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What haproxy counted of an image's answers; failures are those of status 500 and above, and none at all.
+
+    Attributes:
+        instance: the process that counts: another one begins at zero.
+    """
+
+    instance: str
+    requests: int = 0
+    failures: int = 0
+    latency_sum_us: int = 0
+    latency: tuple[int, ...] = ()
+
+    def document(self, model: str) -> dict[str, Any]:
+        """As the model's own server would tell it (`wherry_agent.counters` reads it)."""
+        counts = {"success": {"count": self.requests}, "fail": {"count": self.failures}}
+        more = {"latency": list(self.latency), "latency_sum_us": self.latency_sum_us, "instance": self.instance}
+        return {"model_stats": [{"name": model, "inference_stats": counts, "wherry": more}]}
 
 
 def render(
@@ -100,6 +122,8 @@ frontend in-{stable}
 backend slot-{stable}
     http-request lua.hold {bounds.hold_seconds} if {{ nbsrv eq 0 }}
     http-request return status 503 hdr Retry-After 5 if {{ nbsrv eq 0 }}
+    http-request set-var(txn.began) lua.now_us
+    http-after-response set-var(txn.counted) lua.count
     server a {first}
     server b 127.0.0.1:{_NOWHERE} maxconn {bounds.requests} disabled
 """
@@ -130,6 +154,16 @@ def read_servers(text: str) -> list[ServerState]:
             continue
         found.append(ServerState(int(words[1][5:]), words[3], int(words[18]), words[5] == "2"))
     return found
+
+
+def read_answers(text: str, port: int, instance: str) -> Answers:
+    """What `show answers` says of a container's port; nothing was counted when it is not there."""
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 6 and words[1] == f"127.0.0.1:{port}":
+            latency = tuple(int(count) for count in words[5].split(","))
+            return Answers(instance, int(words[2]), int(words[3]), int(words[4]), latency)
+    return Answers(instance)
 
 
 def targets_of(servers: Sequence[ServerState]) -> dict[int, int | None]:
