@@ -12,13 +12,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.api import RepositoryInfo
-from wherry.errors import StoreError
+from wherry.errors import InputError, StoreError
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, fields, table
-from wherry_cli.session import connected
+from wherry_cli.session import confirm, connected
 from wherry_cli.settings import Home, find_home
 from wherry_cli.words import until
 
+KEY_ROLES = ("root", "targets", "snapshot", "server")
 app = typer.Typer(help="The owner's signing keys: whoever has them decides what devices run.", no_args_is_help=True)
 
 
@@ -65,6 +66,57 @@ def renew(as_json: Json = False) -> None:
         info = Owner(find_home(), client, out.note).renew_root(now_utc())
     until_day = f", valid until {info.expires['root']:%Y-%m-%d}" if "root" in info.expires else ""
     out.result(info, lambda: Text(f"Signed root {info.root}{until_day}."))
+
+
+@app.command()
+def replace(
+    roles: Annotated[list[str], typer.Argument(metavar="ROLE…", help="root, targets, snapshot, server; or all.")],
+    roots: Annotated[
+        int | None,
+        typer.Option("--roots", help="With root: how many root keys to make (default: as many).", min=1, max=9),
+    ] = None,
+    threshold: Annotated[
+        int | None, typer.Option("--threshold", help="With root: how many must sign (default: as many).", min=1, max=9)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Replace keys that were stolen, lost, or are to change hands; devices follow by themselves.
+
+    Enough of the present root keys must be in the keys folder. `server` takes the keys that the server has now.
+    """
+    from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without
+
+    out, home = Output(as_json), find_home()
+    chosen = chosen_roles(roles)
+    if (roots or threshold) and "root" not in chosen:
+        raise InputError("--roots and --threshold", "are about the root keys", "Name root, too")
+    confirm(f"Replace the keys of {', '.join(sorted(chosen))}?", yes, out)
+    with connected() as client:
+        info = Owner(home, client, out.note).replace_keys(chosen, now_utc(), roots, threshold)
+    result = {"replaced": sorted(chosen), "repository": info}
+    out.result(result, lambda: _replaced(home, info, chosen))
+
+
+def chosen_roles(words: list[str]) -> frozenset[str]:
+    """The roles that were named.
+
+    Raises:
+        InputError: there is no such role.
+    """
+    unknown = sorted(set(words) - {*KEY_ROLES, "all"})
+    if unknown:
+        raise InputError(f"role {unknown[0]}", "does not exist", f"Name some of {', '.join(KEY_ROLES)}, or all")
+    return frozenset(KEY_ROLES if "all" in words else words)
+
+
+def _replaced(home: Home, info: RepositoryInfo, roles: frozenset[str]) -> RenderableType:
+    lines = [(f"Signed root {info.root}; devices accept it when they next look, however many they missed.\n", "green")]
+    if roles - {"server"}:
+        lines.append(
+            (f"The old keys are in {home.keys / 'retired'} and worth nothing any more. Back up the new ones.", "yellow")
+        )
+    return Text.assemble(*lines)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,9 @@ from wherry.errors import ConfigError, Conflict, InputError, NotFound, StoreErro
 from wherry_cli.repository import OwnerKeys
 
 PASSPHRASE_VARIABLE = "WHERRY_KEY_PASSPHRASE"  # noqa: S105 - a variable's name
+NEXT = "next-"
+"""Before the names of keys that are to take over."""
+RETIRED = "retired"
 KeyKind = Literal["p256", "ed25519"]
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -52,8 +55,8 @@ class KeyStore:
         return cls(folder, (os.environ if env is None else env).get(PASSPHRASE_VARIABLE))
 
     def names(self) -> list[str]:
-        """The names of the private keys in the folder."""
-        return sorted(path.stem for path in self._folder.glob("*.pem"))
+        """The names of the private keys in the folder, without those that wait to take over."""
+        return sorted(path.stem for path in self._folder.glob("*.pem") if not path.stem.startswith(NEXT))
 
     def create(self, name: str, kind: KeyKind = "p256") -> CryptoSigner:
         """Make a key pair and write both files.
@@ -65,7 +68,7 @@ class KeyStore:
         """
         if not _NAME.fullmatch(name):
             raise InputError(f"key name {name[:80]!r}", "is not made of a-z, 0-9 and -")
-        if name in self.names() or self._public(name).exists():
+        if self._private(name).exists() or self._public(name).exists():
             raise Conflict(
                 f"key {name}", f"exists in {self._folder}", "Choose another folder, or move the old key away"
             )
@@ -119,10 +122,69 @@ class KeyStore:
         Raises:
             NotFound, ConfigError, StoreError: as `load`.
         """
-        roots = [name for name in self.names() if name.startswith("root-")] if with_root else []
-        if with_root and not roots:
+        roots = self.root_keys() if with_root else ()
+        return OwnerKeys(self.load("targets"), self.load("snapshot"), roots)
+
+    def root_keys(self) -> tuple[CryptoSigner, ...]:
+        """Every root key that is in the folder.
+
+        Raises:
+            NotFound: there is none.
+            ConfigError, StoreError: as `load`.
+        """
+        roots = [name for name in self.names() if name.startswith("root-")]
+        if not roots:
             raise NotFound("key root-1", f"is not in {self._folder}", "Bring a root key file here for this command")
-        return OwnerKeys(self.load("targets"), self.load("snapshot"), tuple(self.load(name) for name in roots))
+        return tuple(self.load(name) for name in roots)
+
+    def next_keys(self, names: Sequence[str], kind: KeyKind = "p256") -> dict[str, CryptoSigner]:
+        """Keys that are to take the place of those of these names; the same ones until they did.
+
+        Raises:
+            Conflict: an interrupted replacement made another number of root keys.
+            InputError, ConfigError, StoreError: as `create` and `load`.
+        """
+        waiting = {path.stem for path in self._folder.glob(f"{NEXT}root-*.pem")}
+        wanted = {f"{NEXT}{name}" for name in names}
+        if any(name.startswith(f"{NEXT}root-") for name in wanted) and not waiting <= wanted:
+            reason = f"wait in {self._folder} from a replacement that did not end"
+            raise Conflict(f"{len(waiting)} root keys", reason, f"Say --roots {len(waiting)}, or delete {NEXT}root-*")
+        found = {}
+        for name in names:
+            there = self._private(f"{NEXT}{name}").exists()
+            found[name] = self.load(f"{NEXT}{name}") if there else self.create(f"{NEXT}{name}", kind)
+        return found
+
+    def take_over(self, keyids: Collection[str]) -> list[str]:
+        """Put next keys in use that the newest root names, and retire what it names no more; the names put in use.
+
+        May be killed anywhere and called again.
+
+        Raises:
+            StoreError: a file cannot be read or moved.
+        """
+        try:
+            ready = [path for path in sorted(self._folder.glob(f"{NEXT}*.pub")) if _keyid(path) in keyids]
+            if not ready:
+                return []
+            for path in self._folder.glob("*.pub"):
+                if not path.stem.startswith(NEXT) and _keyid(path) not in keyids:
+                    self._retire(path.stem, _keyid(path))
+            for path in ready:
+                name = path.stem.removeprefix(NEXT)
+                if self._private(path.stem).exists():
+                    self._private(path.stem).rename(self._private(name))
+                path.rename(self._public(name))  # last: it says that this is still to be done
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"keys in {self._folder}", f"cannot be put in use ({error})") from error
+        return [path.stem.removeprefix(NEXT) for path in ready]
+
+    def _retire(self, name: str, keyid: str) -> None:
+        folder = self._folder / RETIRED
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for path in (self._private(name), self._public(name)):
+            if path.exists():
+                path.rename(folder / f"{name}-{keyid[:8]}{path.suffix}")
 
     def _private(self, name: str) -> Path:
         return self._folder / f"{name}.pem"
@@ -150,6 +212,10 @@ class KeyStore:
         if not isinstance(private, EllipticCurvePrivateKey | Ed25519PrivateKey):
             raise ConfigError(f"key {name}", "is neither a P-256 nor an Ed25519 key")
         return CryptoSigner(private)
+
+
+def _keyid(public: Path) -> str:
+    return str(json.loads(public.read_text(encoding="utf-8"))["keyid"])
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

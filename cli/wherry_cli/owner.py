@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel
+from securesystemslib.signer import CryptoSigner
 
 from wherry.api import RepositoryInfo, RepositoryUpload
 from wherry.errors import ConfigError, Conflict, InputError, NotFound
@@ -167,9 +168,57 @@ class Owner:
             TrustError: too few of the root keys are here.
             ConfigError: nobody ran `wherry keys init` for this server.
         """
-        standing, keys = self._usable_standing(), self._keys.owner_keys(with_root=True)
-        files = repository.rotate_root(standing.files, keys, keys, now)
+        standing = self._usable_standing()
+        self._enough_roots(standing)
+        keys = self._keys.owner_keys(with_root=True)
+        files = repository.rotate_root(standing.files, keys, keys, now, keep_roots=True)
         return self._upload({**standing.missing, **files})
+
+    def replace_keys(
+        self, roles: Collection[str], now: datetime, roots: int | None = None, threshold: int | None = None
+    ) -> RepositoryInfo:
+        """Sign a new root that names new keys, and put these in use. Safe to repeat after it was interrupted.
+
+        Args:
+            roles: some of root, targets, snapshot and server; the server has made its new keys already.
+            now: signing time.
+            roots: with root: how many root keys there are to be; None keeps the number.
+            threshold: with root: how many of them must sign a new root; None keeps the number.
+
+        Raises:
+            NotFound: too few of the present root keys are here.
+            InputError: more signatures asked for than there will be root keys.
+            Conflict: an interrupted replacement made another number of root keys.
+        """
+        standing = self._usable_standing()
+        before, present = verify_owner_set(standing.files).root.roles["root"], self._enough_roots(standing)
+        count, needed = roots or len(before.keyids), threshold or before.threshold
+        if needed > count:
+            raise InputError("--threshold", f"asks for {needed} signatures of {count} root keys")
+        names = [f"root-{number}" for number in range(1, count + 1)] if "root" in roles else []
+        made = self._keys.next_keys([*names, *(name for name in ("targets", "snapshot") if name in roles)])
+        working = {name: made.get(name) or self._keys.load(name) for name in ("targets", "snapshot")}
+        old = OwnerKeys(**working, root=present)
+        new = OwnerKeys(**working, root=tuple(made[name] for name in names) or present)
+        online = self._client.online_keys() if "server" in roles else None
+        files = repository.rotate_root(standing.files, old, new, now, needed, online, keep_roots="root" not in roles)
+        info = self._upload({**standing.missing, **files})
+        self._take_over({**standing.files, **files})
+        return info
+
+    def _enough_roots(self, standing: Standing) -> tuple[CryptoSigner, ...]:
+        """The root keys that are here, if they are enough to sign a new root."""
+        role = verify_owner_set(standing.files).root.roles["root"]
+        here = tuple(signer for signer in self._keys.root_keys() if signer.public_key.keyid in role.keyids)
+        if len(here) < role.threshold:
+            reason = f"are {len(here)} in {self._home.keys}; {role.threshold} of {len(role.keyids)} must sign"
+            raise NotFound("root keys of this owner", reason, "Bring enough of the root key files here")
+        return here
+
+    def _take_over(self, files: Files) -> None:
+        """Put next keys in use that the server has accepted, also when this was not seen at the time."""
+        for name in self._keys.take_over(verify_owner_set(files).root.keys):
+            self._say(f"Key {name} is a new one from now on.")
 
     def _standing(self) -> Standing:
         info = self._client.repository()
@@ -185,6 +234,7 @@ class Owner:
             raise ConfigError(
                 "release metadata", "does not exist yet: nobody may sign for this server", "Run `wherry keys init`"
             )
+        self._take_over(standing.files)
         return standing
 
     def _owner_keys(self) -> OwnerKeys:

@@ -151,6 +151,7 @@ def rotate_root(
     now: datetime,
     threshold: int | None = None,
     online: OnlineKeys | None = None,
+    keep_roots: bool = False,
 ) -> dict[str, bytes]:
     """Replace keys, change the threshold or renew the root: root n+1, and targets and snapshot n+1 under it.
 
@@ -161,6 +162,7 @@ def rotate_root(
         now: signing time.
         threshold: how many of the new root keys must sign; None keeps the number.
         online: the server's keys from now on; None keeps them.
+        keep_roots: the root keys stay as they are, also those that do not sign this time.
 
     Raises:
         TrustError: `current` does not verify, or too few of the present root keys sign.
@@ -169,7 +171,8 @@ def rotate_root(
     before = verify_owner_set(current)
     needed = before.root.roles[Root.type].threshold if threshold is None else threshold
     timestamp = read_key(online.timestamp) if online else _only_key(before.root, Timestamp.type)
-    root = _make_root(before.root.version + 1, new, timestamp, now, needed)
+    kept = [before.root.get_key(keyid) for keyid in before.root.roles[Root.type].keyids] if keep_roots else None
+    root = _make_root(before.root.version + 1, new, timestamp, now, needed, kept)
     signers = {signer.public_key.keyid: signer for signer in (*old.root, *new.root)}
     files = {file_name(Root.type, root.version): _sign(root, signers.values())}
     targets = before.targets
@@ -217,11 +220,14 @@ def read_key(data: Mapping[str, Any]) -> Key:
         raise MalformedMessage("public key", f"is not a usable key ({str(error)[:120]})") from error
 
 
-def _make_root(version: int, keys: OwnerKeys, timestamp: Key, now: datetime, threshold: int) -> Root:
-    if not 1 <= threshold <= len(keys.root):
-        raise InputError("root", f"{threshold} of {len(keys.root)} root keys cannot be asked for")
+def _make_root(
+    version: int, keys: OwnerKeys, timestamp: Key, now: datetime, threshold: int, kept: list[Key] | None = None
+) -> Root:
+    root: list[Key] = [signer.public_key for signer in keys.root] if kept is None else kept
+    if not 1 <= threshold <= len(root):
+        raise InputError("root", f"{threshold} of {len(root)} root keys cannot be asked for")
     holders: dict[str, list[Key]] = {
-        Root.type: [signer.public_key for signer in keys.root],
+        Root.type: root,
         Targets.type: [keys.targets.public_key],
         Snapshot.type: [keys.snapshot.public_key],
         Timestamp.type: [timestamp],

@@ -135,5 +135,7 @@ def test_an_operators_day(real, run, tmp_path):
 
     assert run("release", "revoke", "vision", "1", "--yes")["revoked"][0]["profile"] == "generic-amd64"
     assert run("release", "renew")["targets"] == 4
+    assert run("keys", "replace", "all", "--yes")["repository"]["root"] == 2
+    assert run("release", "renew")["targets"] == 6
     run("device", "revoke", "edge-1", "--yes")
     assert run("device", "show", "edge-1")["revoked"]

@@ -211,6 +211,17 @@ def test_more_missed_roots_than_one_run_takes(world, device, monkeypatch):
         assert device.marks.root == root
 
 
+def test_a_device_that_slept_through_several_owners_keys_takes_the_next_release(world, device, make_owner):
+    device.verify(world.assign(1, {"main": world.release()}))
+    for number in (2, 3, 4):
+        fresh = make_owner(number)
+        world.take(rotate_root(world.files, world.keys, fresh, world.clock, threshold=number))
+        world.keys = fresh
+        image = world.release()
+    device.verify(world.assign(2, {"main": image}))
+    assert device.marks.root == 4
+
+
 def test_enrolling_again(world, device, make_owner):
     """The same root keeps everything; another owner's root starts afresh."""
     image = world.release()
