@@ -29,8 +29,10 @@ def to_admit(desired: Assignment | None, entry: Entry, now: datetime, limits: Li
     for name in sorted(desired.slots):
         wishes = [] if name in seen else wishes_of(desired, entry, name)
         seen |= {slot.slot for slot, _ in wishes}
-        held = any(slot.trial or _waits((slot, image), now, limits) for slot, image in wishes)
-        if not held and not all(_stands(wish, wishes, entry) for wish in wishes):
+        open_ones = [wish for wish in wishes if not _stands(wish, wishes, entry)]
+        # Beside one that waits, a new wish is asked about at once: it must not wait without saying why.
+        waits = all(_waits(wish, now, limits) for wish in open_ones)
+        if not waits and not any(slot.trial for slot, _ in wishes):
             found.append(wishes)
     return found
 

@@ -34,3 +34,12 @@ def test_a_route_that_outlived_its_container_never_leads_to_another_slots(device
     device.assign(2, aux="1", main="2")
     assert device.serves("main") == "2"
     assert device.world.containers[device.name(device.catalogue["2"], "main")].port != lost.port
+
+
+def test_a_new_release_says_at_once_that_its_partner_is_refused(device):
+    device.release("4", memory_mb=9000)
+    device.assign(1, together=[("aux", "main")], aux="4", main="1")
+    device.assign(2, together=[("aux", "main")], aux="4", main="2")
+    last = device.state.slots[1].deployment
+    assert (last.release.version, last.phase) == ("2", "refused")
+    assert "goes together with slot aux, which is refused" in last.problem.reason
