@@ -28,6 +28,7 @@ def small_disk(device: Device, inodes: int = 512) -> Iterator[Path]:
     _mount(device)
     try:
         shutil.copytree(aside, device.state, dirs_exist_ok=True)
+        subprocess.run(["sync", "-f", str(device.state)], check=True)  # what the device had before is on its disk
         yield device.state
     finally:
         device.kill()
@@ -197,7 +198,6 @@ def shut_down(run: Run) -> None:
     for number in range(max(2, round(20 * run.scale))):
         run.device.restore()
         with small_disk(run.device) as folder, run.loaded():
-            subprocess.run(["sync", "-f", str(folder)], check=True)
             run.device.start()
             time.sleep(0.4 * number % 6)
             _shut_down(folder)
