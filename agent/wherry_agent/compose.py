@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,14 +68,21 @@ class Device:
     profile: DeviceProfile | None
 
 
-def make_device(state: Path, config: AgentConfig, device: str, profile_name: str) -> Device:
-    """Engine and route of a device."""
+def make_device(
+    state: Path,
+    config: AgentConfig,
+    device: str,
+    profile_name: str,
+    before_reload: Callable[[], None] = lambda: None,
+) -> Device:
+    """Engine and route of a device; `before_reload` is called before haproxy counts from zero."""
     profile = load_profiles().get(profile_name)
     options = profile.run if profile else RunOptions()
     engine = DockerEngine(device, options, config.engine_url, config.addresses(), config.engine_timeout_seconds)
     bounds = Bounds(hold_seconds=config.hold_seconds)
     # What a service starts ends with it: there, haproxy has a unit of its own.
-    haproxy = HaproxyRoute(state / HAPROXY_FOLDER, config.addresses(), bounds, by_unit="NOTIFY_SOCKET" in os.environ)
+    by_unit = "NOTIFY_SOCKET" in os.environ
+    haproxy = HaproxyRoute(state / HAPROXY_FOLDER, config.addresses(), bounds, before_reload, by_unit)
     kernel = KernelRoute(config.table(device), config.addresses())
     return Device(engine, BothRoutes(kernel, haproxy, config.route, lacks, config.hold_seconds > 0), profile)
 
@@ -153,7 +160,13 @@ def _assemble(
     link: AgentLink,
     client: ServerClient,
 ) -> _Parts:
-    device = make_device(state, config, identity.device, identity.profile)
+    samplers: list[Sampler] = []
+
+    def before_reload() -> None:
+        with suppress(WherryError):
+            samplers[0].sample()
+
+    device = make_device(state, config, identity.device, identity.profile, before_reload)
     # Of the machine, and of what runs this agent: a release of the agent must fit both.
     facts = read_facts().model_copy(update={"python": PYTHON.removeprefix("python")})
     prober, credentials = HttpProber(), config.credentials(state)
@@ -162,7 +175,6 @@ def _assemble(
         credentials.header, credentials.advice,
     )  # fmt: skip
     golden_cases = GoldenCases(device.engine, prober, config.golden_limit_mb * 1_048_576)
-    samplers: list[Sampler] = []
     versions = VersionStore(state)
     executor = Executor(
         Settings(identity.device, range(config.first_port, config.last_port + 1)),
@@ -174,7 +186,7 @@ def _assemble(
         before_stop=lambda: samplers[0].farewell(),
         own=SelfUpdate(
             identity.device, device.engine, fetcher, versions, PARTS, lambda: _works(link, reconciler),
-            lambda: inbox.put(Stop()),
+            lambda: inbox.put(Stop()), config.agent_soak_seconds,
         ),
     )  # fmt: skip
     worker, aide = Worker(executor, inbox.put), Aide()

@@ -133,7 +133,7 @@ class BothRoutes:
         known = {stable: port for stable, port in turned.items() if stable in written}
         if known:
             try:
-                self._haproxy.apply({**written, **known})
+                self._haproxy.apply({**written, **known}, start=False)
             except RouteError as error:  # new callers do not come by there
                 _log.warning("haproxy does not follow: %s", error)
 

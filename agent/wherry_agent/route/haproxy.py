@@ -40,6 +40,7 @@ from wherry_agent.route.haproxy_config import (
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _MOST_BYTES = 4_194_304
 _USER = "haproxy"
+_FIX = "See `wherry-agent doctor` and, where systemd runs, `systemctl status wherry-haproxy`"
 
 
 class HaproxyRoute:
@@ -49,6 +50,7 @@ class HaproxyRoute:
         folder: holds its configuration and its sockets; made when it is first needed.
         addresses: where callers reach the stable ports.
         bounds: how much it may take.
+        before_reload: called before a new process begins to count at zero.
         by_unit: a service manager starts it once the configuration is there; else it is started from here.
         timeout: seconds that haproxy may take to start, to load anew or to answer.
     """
@@ -58,12 +60,14 @@ class HaproxyRoute:
         folder: Path,
         addresses: tuple[str, ...] = ("127.0.0.1",),
         bounds: Bounds = USUAL,
+        before_reload: Callable[[], None] = lambda: None,
         by_unit: bool = False,
         timeout: float = 10.0,
     ) -> None:
         self._folder = folder
         self._addresses = addresses
         self._bounds = bounds
+        self._before_reload = before_reload
         self._by_unit = by_unit
         self._timeout = timeout
 
@@ -85,15 +89,23 @@ class HaproxyRoute:
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
-            raise RouteError(f"haproxy's configuration in {self._folder}", f"cannot be read ({error})") from error
+            raise RouteError(f"haproxy's configuration in {self._folder}", f"cannot be read ({error})", _FIX) from error
 
-    def apply(self, targets: Targets) -> None:
-        """Make it exactly this; None lets callers wait. Requests that are being answered are let finish."""
+    def apply(self, targets: Targets, start: bool = True) -> None:
+        """Make it exactly this; None lets callers wait. Requests that are being answered are let finish.
+
+        Args:
+            targets: of all slots that it is to know.
+            start: it must run; else what is written is enough where it does not.
+        """
         if not targets:
             self.clear()
             return
         self._write(targets)
-        workers = self._workers() or self._start()
+        workers = self._workers()
+        if not workers and not start:
+            return
+        workers = workers or self._start()
         wanted = structure(targets, self._addresses, self._bounds)
         if self._description(workers[0]) != wanted:
             workers = self._reload(wanted)
@@ -119,7 +131,7 @@ class HaproxyRoute:
         try:
             return read_answers(self._tell(worker, "show answers"), port, f"haproxy-{worker}")
         except ValueError as error:
-            raise RouteError("haproxy's counters", f"cannot be read ({error})") from error
+            raise RouteError("haproxy's counters", f"cannot be read ({error})", _FIX) from error
 
     def clear(self) -> None:
         """End haproxy, and remove what it was told."""
@@ -140,15 +152,15 @@ class HaproxyRoute:
             for name, content in ((LUA_FILE, script), (CONFIG_FILE, text)):
                 _replace(self._folder / name, content)
         except OSError as error:
-            raise RouteError(f"haproxy's configuration in {self._folder}", f"cannot be written ({error})") from error
+            words, fix = f"cannot be written ({error})", "Check free space and permissions of the folder"
+            raise RouteError(f"haproxy's configuration in {self._folder}", words, fix) from error
 
     def _start(self) -> list[int]:
         if not self._by_unit:
             self._start_alone()
         workers = self._until(self._workers)
         if not workers:
-            words = "its unit does not start it" if self._by_unit else "does not answer after its start"
-            raise RouteError("haproxy", words, "See `systemctl status wherry-haproxy` and `wherry-agent doctor`")
+            raise RouteError("haproxy", "is not started by its unit" if self._by_unit else "ended at once", _FIX)
         return workers
 
     def _start_alone(self) -> None:
@@ -161,12 +173,13 @@ class HaproxyRoute:
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=self._timeout, check=False
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise RouteError("haproxy", f"cannot be run ({error})") from error
+            raise RouteError("haproxy", f"cannot be run ({error})", _FIX) from error
         if done.returncode:
-            raise RouteError("haproxy", f"does not start: {_alert(done.stderr)}")
+            raise RouteError("haproxy", f"does not start: {_alert(done.stderr)}", _FIX)
 
     def _reload(self, wanted: str) -> list[int]:
         """Load the new structure; connections stay where they are, and listening sockets are handed over."""
+        self._before_reload()
         self._ask("reload")
 
         def loaded() -> list[int]:
@@ -175,7 +188,7 @@ class HaproxyRoute:
 
         workers = self._until(loaded)
         if not workers:
-            raise RouteError("haproxy", "did not take its new configuration", "See `wherry-agent doctor`")
+            raise RouteError("haproxy", "did not take its new configuration", _FIX)
         return workers
 
     def _until(self, look: Callable[[], list[int]]) -> list[int]:
@@ -192,7 +205,7 @@ class HaproxyRoute:
         with suppress(ProcessLookupError):
             os.kill(master, signal.SIGTERM)
         deadline = time.monotonic() + self._timeout
-        while Path(f"/proc/{master}").exists() and time.monotonic() < deadline:
+        while _lives(master) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     # -- the master's socket -------------------------------------------------------------------------
@@ -241,7 +254,13 @@ class HaproxyRoute:
                     answer += part
                 return answer.decode("utf-8", "replace")
         except OSError as error:
-            raise RouteError("haproxy", f"does not answer ({error})") from error
+            raise RouteError("haproxy", f"does not answer ({error})", _FIX) from error
+
+
+def _lives(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def program() -> str:
@@ -276,6 +295,11 @@ def _replace(path: Path, content: str) -> None:
         out.flush()
         os.fsync(out.fileno())
     fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _alert(text: str) -> str:
