@@ -1,4 +1,4 @@
-"""The container engine through the docker SDK: the only importer of docker.
+"""The container engine's containers; its images are in `wherry_agent.images`.
 
 Labels say what a container is, so that the engine itself can tell the agent after a restart. A container
 without this device's label is never touched.
@@ -7,37 +7,23 @@ without this device's label is never touched.
 from __future__ import annotations
 
 import grp
-import logging
 import re
 import secrets
-import sys
-import tarfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from wherry.errors import Conflict, EngineError, NotFound, Tampered, WherryError
+from wherry.errors import Conflict, EngineError, NotFound, WherryError
 from wherry.gates import recorded_requests
 from wherry.profile import RunOptions
 from wherry.release import LABEL
 from wherry_agent.archive import first_file
 from wherry_agent.assignment import TrustedImage
-from wherry_agent.ports import Container, ContainerState, RestartPolicy
+from wherry_agent.engine_client import docker, wrapped
+from wherry_agent.images import Images
+from wherry_agent.ports import Cancel, Container, ContainerState, RestartPolicy
 
-# requests, below the SDK, works without its library that guesses encodings; the engine speaks UTF-8, and the
-# library costs a device 3 MB of memory.
-sys.modules.setdefault("charset_normalizer", None)  # type: ignore[arg-type]
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import docker
-    import docker.errors
-    import docker.types
-    import requests
-
-_log = logging.getLogger(__name__)
 _IMAGE = TypeAdapter(TrustedImage)
 _USER = "65532:65532"
 _DRAIN_MARGIN_SECONDS = 2
@@ -75,6 +61,7 @@ class DockerEngine:
         self._timeout = timeout
         self._log_size = log_size
         self._connected: docker.APIClient | None = None
+        self._images = Images(lambda: self._client, url)
 
     @property
     def _client(self) -> Any:
@@ -85,14 +72,14 @@ class DockerEngine:
 
     def observe(self) -> Mapping[str, Container]:
         """This device's containers, from one list call."""
-        with _wrapped("containers"):
+        with wrapped("containers"):
             found = self._client.containers(all=True, filters={"label": f"{LABEL}device={self._device}"})
         containers = (_from_list(item) for item in found)
         return {container.name: container for container in containers}
 
     def inspect(self, name: str) -> Container | None:
         """One container with restart policy and exit code; None when absent."""
-        with _wrapped(f"container {name}"):
+        with wrapped(f"container {name}"):
             try:
                 item = self._client.inspect_container(name)
             except docker.errors.NotFound:
@@ -105,34 +92,21 @@ class DockerEngine:
 
     def has_image(self, image: TrustedImage) -> bool:
         """Whether exactly the signed image is on the device."""
-        return self._image_id(image) is not None
+        return self._images.id_of(image) is not None
 
-    def _image_id(self, image: TrustedImage) -> str | None:
-        """The engine's id of the image: config digest, or manifest digest on a containerd store."""
-        for reference in (image.pull_reference, image.image.config_digest):
-            with _wrapped(f"image {reference}"):
-                try:
-                    found = self._client.inspect_image(reference)
-                except docker.errors.NotFound:
-                    continue
-            if found["Id"] not in (image.image.config_digest, image.digest):
-                raise Tampered(
-                    f"release {image.image.label()}",
-                    f"the engine holds image {found['Id'][:19]} under its digest, "
-                    f"signed is {image.image.config_digest[:19]}",
-                )
-            return str(found["Id"])
-        return None
+    def verify_image(self, image: TrustedImage, cancel: Cancel) -> None:
+        """See that what the engine has on disk is what was signed."""
+        self._images.verify(image, cancel)
 
     def create(self, name: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> None:
         """Create the container, hardened and not running, unless it exists."""
         if self.inspect(name) is not None:
             return
-        image_id = self._image_id(image)
+        image_id = self._images.id_of(image)
         if image_id is None:
             raise EngineError(f"image of release {image.image.label()}", "is not on the device (any more)")
         run = image.image.run
-        with _wrapped(f"container {name}"):
+        with wrapped(f"container {name}"):
             self._client.create_container(
                 image_id,
                 command=run.command or None,
@@ -177,7 +151,7 @@ class DockerEngine:
     def start(self, name: str) -> None:
         """Start a container; nothing when it runs."""
         found = self._ours(name)
-        with _wrapped(f"container {name}"):
+        with wrapped(f"container {name}"):
             if found.state == "paused":
                 self._client.unpause(name)
             self._client.start(name)
@@ -187,7 +161,7 @@ class DockerEngine:
         found = self.inspect(name)
         if found is None or not (found.running or found.state == "paused"):
             return
-        with _wrapped(f"container {name}"):
+        with wrapped(f"container {name}"):
             if found.state == "paused":
                 self._client.unpause(name)
             self._client.stop(name, timeout=drain_seconds + _DRAIN_MARGIN_SECONDS)
@@ -195,14 +169,14 @@ class DockerEngine:
     def restart_policy(self, name: str, policy: RestartPolicy) -> None:
         """Change the policy of an existing container."""
         if self._ours(name).restart != policy:
-            with _wrapped(f"container {name}"):
+            with wrapped(f"container {name}"):
                 self._client.update_container(name, restart_policy={"Name": policy})
 
     def remove(self, name: str) -> None:
         """Kill and remove a container of ours; nothing when absent."""
         if self.inspect(name) is None:
             return
-        with _wrapped(f"container {name}"):
+        with wrapped(f"container {name}"):
             try:
                 self._client.remove_container(name, force=True, v=True)
             except docker.errors.NotFound:
@@ -210,20 +184,12 @@ class DockerEngine:
 
     def remove_image(self, image: TrustedImage) -> None:
         """Remove the reference by digest; the engine keeps what a container or another name needs."""
-        with _wrapped(f"image {image.pull_reference}"):
-            try:
-                self._client.remove_image(image.pull_reference)
-            except docker.errors.NotFound:
-                return
-            except docker.errors.APIError as error:
-                if error.status_code != 409:
-                    raise
-                _log.info("image %s stays: %s", image.pull_reference, error.explanation)
+        self._images.remove(image)
 
     def read_file(self, name: str, path: str, limit: int) -> bytes:
         """A file from a container that need not run."""
         self._ours(name)
-        with _wrapped(f"file {path} of container {name}"):
+        with wrapped(f"file {path} of container {name}"):
             try:
                 stream, _ = self._client.get_archive(name, path)
             except docker.errors.NotFound:
@@ -233,7 +199,7 @@ class DockerEngine:
     def read_tree(self, name: str, path: str) -> Iterator[bytes]:
         """A folder of a container that need not run, as a tar stream."""
         self._ours(name)
-        with _wrapped(f"folder {path} of container {name}"):
+        with wrapped(f"folder {path} of container {name}"):
             try:
                 stream, _ = self._client.get_archive(name, path)
             except docker.errors.NotFound:
@@ -243,7 +209,7 @@ class DockerEngine:
     def memory_bytes(self, name: str) -> int | None:
         """What the container's processes hold; file cache, which the kernel takes back, does not count."""
         self._ours(name)
-        with _wrapped(f"memory of container {name}"):
+        with wrapped(f"memory of container {name}"):
             found = self._client.stats(name, stream=False, one_shot=True).get("memory_stats", {})
         if "usage" not in found:
             return None
@@ -254,7 +220,7 @@ class DockerEngine:
     def last_words(self, name: str) -> str:
         """The end of the container's log, one line; empty when there is none to be had."""
         try:
-            with _wrapped(f"log of container {name}"):
+            with wrapped(f"log of container {name}"):
                 raw = self._client.logs(name, tail=3, stdout=True, stderr=True)
         except WherryError:
             return ""
@@ -264,7 +230,7 @@ class DockerEngine:
     def logs(self, name: str, lines: int, since: float | None) -> bytes:
         """The newest lines of a container's log, each with its instant. The engine keeps little, so this is little."""
         self._ours(name)
-        with _wrapped(f"log of container {name}"):
+        with wrapped(f"log of container {name}"):
             found: bytes = self._client.logs(name, tail=lines, timestamps=True, since=since)
         return found
 
@@ -273,27 +239,6 @@ class DockerEngine:
         if found is None:
             raise EngineError(f"container {name}", "does not exist")
         return found
-
-
-@contextmanager
-def _wrapped(thing: str) -> Iterator[None]:
-    """Foreign exceptions become EngineError."""
-    try:
-        yield
-    except docker.errors.APIError as error:
-        raise EngineError(thing, str(error.explanation or error).strip()[:400]) from error
-    except docker.errors.DockerException as error:
-        raise EngineError(thing, f"the engine cannot be reached ({_cause(error)})") from error
-    except (requests.exceptions.RequestException, OSError) as error:
-        raise EngineError(thing, f"the engine does not answer ({_cause(error)})") from error
-    except (tarfile.TarError, KeyError, ValueError) as error:
-        raise EngineError(thing, f"the engine answered what nobody understands ({error!r})") from error
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a nest of exceptions."""
-    text = str(error)
-    return text.rpartition("(")[2].rstrip(")") if text.count("(") > 2 else text[:200]
 
 
 def _environment(image: TrustedImage) -> dict[str, str]:

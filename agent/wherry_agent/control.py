@@ -43,3 +43,4 @@ def run(inbox: Inbox, reconciler: Reconciler, manager: ServiceManager, patience_
         manager.alive(reconciler.summary)
         event = inbox.get(patience_seconds)
     manager.stopping()
+    reconciler.stop()

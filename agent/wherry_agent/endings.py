@@ -154,10 +154,15 @@ def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetim
     )  # fmt: skip
 
 
+def _after_verify(entry: Entry, _slot: SlotEntry, step: steps.Verify, _now: datetime, _limits: Limits) -> Entry:
+    return replace(entry, unverified=entry.unverified - {step.image.digest})
+
+
 ENDINGS: Mapping[type, Callable[[Entry, SlotEntry, Any, datetime, Limits], Entry]] = {
     steps.Commit: _after_commit,
     steps.Prune: _after_prune,
     steps.Rollback: _after_rollback,
     steps.Remove: _after_remove,
     steps.FallBack: _after_fall_back,
+    steps.Verify: _after_verify,
 }

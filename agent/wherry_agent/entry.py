@@ -151,6 +151,8 @@ class Entry:
         stream: random, made with the journal; starts: how often the agent was started on it.
         deployments: attempts so far, for their ids.
         payload: the accepted assignment's bytes.
+        ended: the boot that the agent was told to end in; empty while it runs.
+        unverified: digests of images that are not trusted before they are verified.
     """
 
     device: str
@@ -162,6 +164,8 @@ class Entry:
     marks: Marks = field(default_factory=Marks)
     slots: Mapping[str, SlotEntry] = field(default_factory=dict)
     rejected: Mapping[str, Rejection] = field(default_factory=dict)
+    ended: str = ""
+    unverified: frozenset[str] = frozenset()
 
     def needed_digests(self) -> frozenset[str]:
         """Images that must stay on the device."""

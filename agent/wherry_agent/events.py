@@ -154,7 +154,15 @@ class Looked:
     statistics: Any = None
 
 
-News = StepProgress | GateAsked
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """The engine's copy of an image is not what was signed; it is being mended."""
+
+    step: Step
+    error: WherryError
+
+
+News = StepProgress | GateAsked | Damaged
 """What a running step tells of itself."""
 
 Event = (
@@ -167,6 +175,7 @@ Event = (
     | AssignmentRefused
     | StepProgress
     | GateAsked
+    | Damaged
     | StepFinished
     | HealthChecked
     | GoldenRechecked

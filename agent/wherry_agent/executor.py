@@ -19,6 +19,7 @@ from wherry_agent import steps
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import container_name
 from wherry_agent.events import Blame, Cancelled, Done, Failed, GateAsked, News, Outcome, StepProgress
+from wherry_agent.mending import Mender
 from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progress, Route, StepCancelled, Target
 from wherry_agent.trial import Examiner, Verdict
 
@@ -67,6 +68,7 @@ class Executor:
         self._host = host
         self._before_stop = before_stop
         self._own = own
+        self._mender = Mender(settings.device, engine, fetcher, host, examiner.recheck, self._fall_back)
 
     def run(self, step: steps.Step, cancel: Cancel, tell: Callable[[News], None]) -> Outcome:
         """Do a step. Never raises: whatever goes wrong is an outcome."""
@@ -84,6 +86,8 @@ class Executor:
                 return self._examine(step, cancel, tell)
             if isinstance(step, steps.FallBack):
                 return self._fall_back(step, cancel)
+            if isinstance(step, steps.Verify):
+                return self._mender.run(step, cancel, tell)
             _ACTIONS[type(step)](self, step)
         except StepCancelled:
             return Cancelled()
@@ -97,7 +101,7 @@ class Executor:
 
     def _blame(self, step: steps.Step, error: WherryError) -> Blame:
         """Whose fault a failure is, when no gate gave a verdict."""
-        if isinstance(error, TrustError) and not isinstance(step, steps.Fetch):
+        if isinstance(error, TrustError) and not isinstance(step, steps.Fetch | steps.Verify):
             return "release"
         if isinstance(step, steps.Start) and isinstance(error, EngineError) and self._engine_answers():
             return "unclear"

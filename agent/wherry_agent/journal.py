@@ -27,6 +27,7 @@ _SLOT = TypeAdapter(SlotEntry)
 _MARKS = TypeAdapter(Marks)
 _REJECTION = TypeAdapter(Rejection)
 _META = TypeAdapter(dict[str, str | int])
+_DIGESTS = TypeAdapter(list[str])
 _VOLATILE = {"deployment": {"finished", "fetched_bytes", "gate", "deadline"}}
 
 
@@ -150,11 +151,13 @@ class Journal:
 def _encode(entry: Entry) -> dict[str, bytes]:
     meta: dict[str, str | int] = {
         "device": entry.device, "stream": entry.stream, "starts": entry.starts, "boot_id": entry.boot_id,
-        "deployments": entry.deployments,
+        "deployments": entry.deployments, "ended": entry.ended,
     }  # fmt: skip
     rows = {"meta": _META.dump_json(meta), "marks": _marks_json(entry.marks)}
     if entry.payload is not None:
         rows["payload"] = entry.payload
+    if entry.unverified:
+        rows["unverified"] = _DIGESTS.dump_json(sorted(entry.unverified))
     for name, slot in entry.slots.items():
         rows[f"slot/{name}"] = _SLOT.dump_json(slot, exclude=_VOLATILE if slot.deployment else None)
     for digest, rejection in entry.rejected.items():
@@ -194,4 +197,6 @@ def _decode(rows: Mapping[str, bytes], device: str) -> Entry:
         marks=_MARKS.validate_json(rows["marks"]),
         slots={name: _SLOT.validate_json(value) for name, value in under["slot"].items()},
         rejected={digest: _REJECTION.validate_json(value) for digest, value in under["rejected"].items()},
+        ended=str(meta.get("ended", "")),
+        unverified=frozenset(_DIGESTS.validate_json(rows.get("unverified", b"[]"))),
     )

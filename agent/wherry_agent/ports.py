@@ -180,6 +180,14 @@ class Engine(Protocol):
             Tampered: something else answers to its name.
         """
 
+    def verify_image(self, image: TrustedImage, cancel: Cancel) -> None:
+        """See that what the engine has on disk is what was signed; takes seconds to minutes.
+
+        Raises:
+            Tampered: it is not.
+            StepCancelled: asked to give way.
+        """
+
     def create(self, name: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> None:
         """Create the container, hardened and not running, unless it exists.
 
@@ -232,6 +240,13 @@ class Fetcher(Protocol):
         Raises:
             RegistryError: not reachable, stalled, or past its deadline.
             Tampered: what came is not what was signed.
+            StepCancelled: asked to give way.
+        """
+
+    def offered(self, image: TrustedImage, cancel: Cancel) -> bool:
+        """Whether its registry answers and has the image, so that it could be fetched now.
+
+        Raises:
             StepCancelled: asked to give way.
         """
 

@@ -17,6 +17,7 @@ from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, same, withd
 from wherry_agent.events import Cancelled, Done, Failed, GateAsked, StepFinished, StepProgress
 from wherry_agent.states import Move, allows, next_phase
 from wherry_agent.together import JOINT_MOVES, members, partners
+from wherry_agent.verification import carried, doubtful
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,11 @@ class Booted:
     """The agent started; a changed boot id means that the device did, too."""
 
     boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The agent was told to end: what is on the device will have been written when it boots again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class Cleared:
 
 Fact = (
     Booted
+    | Ended
     | Accepted
     | Admitted
     | Refused
@@ -113,7 +120,8 @@ def advance(entry: Entry, fact: Fact, now: datetime, limits: Limits) -> Entry:
     Raises:
         PhaseError: the phase table does not allow it; the entry stays as it was.
     """
-    return _REDUCERS[type(fact)](entry, fact, now, limits)
+    after = _REDUCERS[type(fact)](entry, fact, now, limits)
+    return replace(after, unverified=carried(entry, after)) if entry.unverified else after
 
 
 def _booted(entry: Entry, fact: Booted, now: datetime, limits: Limits) -> Entry:
@@ -123,12 +131,19 @@ def _booted(entry: Entry, fact: Booted, now: datetime, limits: Limits) -> Entry:
             trial = slot.trial
             if trial and allows(trial.phase, "reboot"):
                 slots[name] = replace(slot, deployment=_rebooted(trial, now, limits))
-    booted = replace(entry, boot_id=fact.boot_id, starts=entry.starts + 1, slots=slots)
+    booted = replace(
+        entry, boot_id=fact.boot_id, starts=entry.starts + 1, slots=slots, ended="",
+        unverified=doubtful(entry, fact.boot_id),
+    )  # fmt: skip
     for name, slot in slots.items():
         before = entry.slots[name].trial
         if slot.trial and before and slot.trial.phase == "rolling_back" != before.phase:
             booted = partners_go_back(booted, slot, now)
     return booted
+
+
+def _ended(entry: Entry, _fact: Ended, _now: datetime, _limits: Limits) -> Entry:
+    return replace(entry, ended=entry.boot_id)
 
 
 def _rebooted(trial: Deployment, now: datetime, limits: Limits) -> Deployment:
@@ -320,6 +335,7 @@ def _failed_trial(
 
 _REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
     Booted: _booted,
+    Ended: _ended,
     Accepted: _accepted,
     Admitted: _admitted,
     Refused: _refused,

@@ -25,6 +25,7 @@ from wherry_agent.ports import ActiveSlot, Observed
 from wherry_agent.recheck import LaterChecks
 from wherry_agent.recovery import rebuild
 from wherry_agent.reporter import active_slots
+from wherry_agent.verification import images_kept, verified_first
 from wherry_agent.watch import Watch
 from wherry_agent.wishes import admitted, refused, to_admit, to_supersede
 from wherry_agent.world import Policy, StepWorker, World
@@ -96,6 +97,13 @@ class Reconciler:
             _log.warning("the accepted assignment cannot be read back; what serves goes on serving: %s", error)
             self._outbox.trouble("assignment", error)
 
+    def stop(self) -> None:
+        """After the last event: note that the agent was told to end."""
+        try:
+            self._journal.apply(progress.Ended(), self._world.clock())
+        except StoreError as error:
+            _log.warning("after the next boot images are verified: %s", error)
+
     def handle(self, event: events.Event) -> None:
         """One turn. Never raises a WherryError: what cannot be done is reported and tried again."""
         now = self._world.clock()
@@ -128,8 +136,8 @@ class Reconciler:
                 self._command(event.command, now)
             case events.StepFinished():
                 self._finished(event, now)
-            case events.StepProgress() | events.GateAsked():
-                self._journal.apply(event, now)
+            case events.StepProgress() | events.GateAsked() | events.Damaged():
+                self._told(event, now)
             case events.HealthChecked():
                 self._watch.take(event, self.entry, self._observed)
             case events.GoldenRechecked() | events.Looked():
@@ -140,6 +148,12 @@ class Reconciler:
                 self._intake.advance(self.entry)
             case _:
                 pass
+
+    def _told(self, event: events.News, now: datetime) -> None:
+        if isinstance(event, events.Damaged):
+            self._outbox.trouble(_trouble(event.step), event.error)
+            return
+        self._journal.apply(event, now)
 
     def _received(self, event: events.AssignmentReceived) -> None:
         if event.payload != self.entry.payload or self._desired is None:
@@ -186,7 +200,7 @@ class Reconciler:
     def _finished(self, event: events.StepFinished, now: datetime) -> None:
         self._worker.settle()
         step, outcome = event.step, event.outcome
-        key, name = _key(step), f"{step.slot}/{step.kind}"
+        key, name, doubted = _key(step), _trouble(step), self.entry.unverified
         if isinstance(outcome, events.Failed):
             _log.warning("slot %s: %s failed (%s): %s", step.slot, step.kind, outcome.blame, outcome.error)
             attempts = self._waits.get(key, (0, now))[0] + 1
@@ -202,9 +216,12 @@ class Reconciler:
             self._outbox.clear(name)
         if isinstance(step, steps.EnsureServing) and step.restart:
             self._watch.revived(container_name(self.entry.device, step.slot, step.image))
+        if isinstance(step, steps.Verify):
+            self._watch.unknown(container_name(self.entry.device, step.slot, step.image))
         self._journal.apply(event, now)
         if isinstance(step, steps.FallBack) and isinstance(outcome, events.Done):
             self._say_later(step.slot)
+        self._outbox.clear(*(f"Verify/{digest}" for digest in doubted - self.entry.unverified))
 
     def _judged(self, event: events.GoldenRechecked | events.Looked, now: datetime) -> None:
         if self._later.take(event, self.entry, now):
@@ -231,7 +248,8 @@ class Reconciler:
             self._open_and_close(now)
         planned = plan(self._desired, self._observed, self.entry, now, self._policy.limits, self._broken())
         repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry))
-        ready = [step for step in (*repairs, *planned) if self._may(step, now)]
+        wanted = verified_first((*repairs, *planned), self.entry)
+        ready = [step for step in wanted if self._may(step, now)]
         if self._worker.step is not None:
             self._give_way(self._worker.step, ready)
         elif ready:
@@ -271,7 +289,7 @@ class Reconciler:
         if entry.slots != self.entry.slots:
             why = self._journal.rebuilt or "it was empty"
             _log.error("journal rebuilt from containers, because %s; slots: %s", why, ", ".join(sorted(entry.slots)))
-        self._journal.keep(entry)
+        self._journal.keep(replace(entry, unverified=images_kept(entry)) if self._journal.rebuilt else entry)
         if self._journal.rebuilt:
             words = f"was rebuilt from running containers: {self._journal.rebuilt}"
             self._outbox.trouble("rebuilt", StoreError("journal", words))
@@ -324,16 +342,23 @@ class Reconciler:
     def _give_way(self, running: steps.Step, ready: list[steps.Step]) -> None:
         """A newer wish cancels the running step; a slot that is down cancels a download."""
         unwanted = any(slot.slot == running.slot for slot, _ in to_supersede(self._desired, self.entry))
-        patient = isinstance(running, steps.Fetch) or running.slot == AGENT_SLOT
-        pressing = patient and any(step.urgent for step in ready)
+        patient = isinstance(running, steps.Fetch | steps.Verify) or running.slot == AGENT_SLOT
+        # What is being mended is missed in its own slot, for as long as that takes.
+        mended = running.slot if isinstance(running, steps.Verify) else None
+        pressing = patient and any(step.urgent and step.slot != mended for step in ready)
         if running.interruptible and (unwanted or pressing):
             self._worker.cancel()
 
 
 def _key(step: steps.Step) -> tuple[str, ...]:
     """Under what a step's failures are counted."""
-    subject = step.image.digest if isinstance(step, steps.EnsureServing) else ""
+    subject = step.image.digest if isinstance(step, steps.EnsureServing | steps.Verify) else ""
     return (step.slot, step.kind, subject)
+
+
+def _trouble(step: steps.Step) -> str:
+    """Under what its failure is reported until it succeeds."""
+    return f"Verify/{step.image.digest}" if isinstance(step, steps.Verify) else f"{step.slot}/{step.kind}"
 
 
 def _words(assignment: Assignment) -> str:

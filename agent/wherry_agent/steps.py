@@ -219,6 +219,23 @@ class GoBack(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class Verify(Step):
+    """See that the engine's copy of an image is what was signed; a damaged one goes and is fetched again.
+
+    Attributes:
+        serves: it is the known-good, which serves meanwhile.
+        stands_in: the release before, verified, to serve while the known-good is fetched again.
+    """
+
+    image: TrustedImage
+    slot_port: int
+    serves: bool = False
+    stands_in: TrustedImage | None = None
+
+    interruptible = True
+
+
+@dataclass(frozen=True, slots=True)
 class EnsureServing(Step):
     """Bring a dead release back to life; `restart` also when it runs but does not answer."""
 

@@ -183,6 +183,10 @@ class Examiner:
         soaked = gates.soak(gate, _traffic(usual), _traffic(changed), crashes, seconds)
         return Verdict((*verdict.gates, soaked), None if soaked.ok else failure(image, soaked))
 
+    def recheck(self, name: str, image: TrustedImage) -> GateResult | None:
+        """Golden cases of what serves (see `GoldenCases.recheck`)."""
+        return self._golden_cases.recheck(name, image)
+
     def _restarts(self, name: str) -> int:
         container = self._engine.inspect(name)
         return container.restarts if container else 0

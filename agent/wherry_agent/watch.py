@@ -90,6 +90,10 @@ class Watch:
         self._unready[container] = 0
         self._revived[container] = self._revived.get(container, 0) + 1
 
+    def unknown(self, container: str) -> None:
+        """A known-good may have been made anew: it must answer before callers are turned to it again."""
+        self._answered.discard(container)
+
     def broken(self, entry: Entry, observed: Observed) -> frozenset[str]:
         """Slots whose known-good does not answer although it was started anew twice.
 

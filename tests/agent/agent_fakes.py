@@ -113,6 +113,9 @@ class World:
     asked: int = 0
     tokens: bool = False
     statistics: dict[str, Any] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
+    verified: list[str] = field(default_factory=list)
     unread: int = 0
     unread_next: int = 0
     behaviours_of: dict[str, str] = field(default_factory=dict)
@@ -182,6 +185,13 @@ class FakeEngine:
     def has_image(self, image: TrustedImage) -> bool:
         self._up()
         return image.digest in self.world.images
+
+    def verify_image(self, image: TrustedImage, cancel: Cancel) -> None:
+        cancel.check()
+        self._up()
+        self.world.verified.append(image.image.version)
+        if image.digest in self.world.damaged:
+            raise Tampered(f"release {image.image.label()}", "its copy on this device's disk is damaged")
 
     def create(self, name: str, slot: str, image: TrustedImage, port: int, slot_port: int) -> None:
         if self.inspect(name) is not None:
@@ -255,8 +265,12 @@ class FakeFetcher:
         if self.world.registry == "tampered":
             raise Tampered(f"release {image.image.label()}", "the registry sent something else")
         progress(500_000, 1_000_000)
+        self.world.damaged -= {image.digest} - self.world.shared
         self.world.images[image.digest] = image
         self.world.changed(f"fetch {image.image.version}")
+
+    def offered(self, image: TrustedImage, cancel: Cancel) -> bool:
+        return self.world.registry == "good"
 
 
 class FakeRoute:
