@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from wherry.errors import WherryError
+from wherry.errors import StoreError, WherryError
 from wherry.messages import DeploymentEvent, Problem, StateReport
 from wherry_agent.assignment import Assignment
 from wherry_agent.endings import problem_of
@@ -23,7 +23,7 @@ class Outbox:
     Args:
         link: gets reports.
         recorder: gets deployment events.
-        publish: gets every report that is sent, for `wherry-agent status`.
+        publish: gets every report that is sent, for `wherry-agent status`; gets it again if it raises StoreError.
         profile: the device profile's name.
         seconds: how often an unchanged state is reported again.
         facts: what hardware and system it is, by name.
@@ -107,8 +107,14 @@ class Outbox:
             return
         self._number += 1
         self._last = (report, now)
-        self._publish(report)
         self._link.report(report)
+        try:
+            self._publish(report)
+        except StoreError as error:  # a full disk costs the file, not the service; it is written when there is room
+            self.trouble("status", error)
+            self._last = None
+        else:
+            self.clear("status")
 
     def _worth_sending(self, report: StateReport, now: datetime) -> bool:
         if self._last is None:

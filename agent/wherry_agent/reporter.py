@@ -178,7 +178,9 @@ def _slot_lines(slot: SlotReport) -> list[str]:
         )
         asked = f", asked by gate {last.gate}" if last.gate else ""
         beside = f", together with {' and '.join(last.together)}" if last.together else ""
-        lines.append(f"  last deployment {last.id}: {_release_text(last.release)} {last.phase}{beside}{progress}{asked}")
+        lines.append(
+            f"  last deployment {last.id}: {_release_text(last.release)} {last.phase}{beside}{progress}{asked}"
+        )
         lines += [f"    gate {gate.kind}: {'passed' if gate.ok else 'FAILED'}, {gate.detail}" for gate in last.gates]
         if last.problem:
             lines.append(f"    reason: {_problem_text(last.problem)}")

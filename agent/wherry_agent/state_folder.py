@@ -136,14 +136,16 @@ def _holder(path: Path) -> int | None:
 
 
 def write_status(state: Path) -> Callable[[StateReport], None]:
-    """What writes STATE/status.json, atomically; a full disk costs the file, not the service."""
+    """What writes STATE/status.json, atomically; it raises StoreError when it cannot."""
 
     def publish(report: StateReport) -> None:
         path = state / STATUS_FILE
-        with suppress(OSError):
+        try:
             fresh = path.with_suffix(".new")
             fresh.write_text(json.dumps(json.loads(report.to_bytes()), indent=1) + "\n", encoding="utf-8")
             fresh.replace(path)
+        except OSError as error:
+            raise StoreError(f"status in {path}", f"cannot be written ({error})", "Free disk on the device") from error
 
     return publish
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from agent_fakes import START, Device, make_image
 
+from wherry.errors import NotFound, StoreError
 from wherry.profile import HostFacts
-from wherry_agent import progress, steps
+from wherry_agent import progress, state_folder, steps
 from wherry_agent.entry import Limits
 from wherry_agent.events import GateAsked
 from wherry_agent.journal import Journal
@@ -88,3 +90,39 @@ def test_a_device_that_rests_sends_nothing(device):
     sent = len(device.server.reports)
     device.tick(times=20)
     assert len(device.server.reports) == sent
+
+
+def test_a_status_that_could_not_be_written_is_written_when_there_is_room(device):
+    written, full = [], True
+
+    def status(report):
+        if full:
+            raise StoreError("status in /x/status.json", "cannot be written (No space left on device)")
+        written.append(report)
+
+    device.reconciler._outbox._publish = status
+    device.assign(1, main="1")
+    device.tick(1)
+    assert device.state.problem.reason == "cannot be written (No space left on device)"
+    full = False
+    device.tick(1, times=2)
+    assert written[-1].slots[0].deployment.phase == "committed"
+    assert written[-1].problem is None
+    count = len(written)
+    device.tick(1, times=5)
+    assert len(written) == count
+
+
+def test_a_status_file_appears_when_its_folder_can_be_written(device, tmp_path):
+    device.assign(1, main="1")
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "status.new").mkdir()
+    write = state_folder.write_status(folder)
+    with pytest.raises(StoreError, match="cannot be written"):
+        write(device.state)
+    with pytest.raises(NotFound):
+        state_folder.read_status(folder)
+    (folder / "status.new").rmdir()
+    write(device.state)
+    assert state_folder.read_status(folder) == device.state
