@@ -13,6 +13,15 @@ import struct
 import sys
 
 CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 SOCKET = {"x86_64": 41, "aarch64": 198}[platform.machine()]
 AF_NETLINK = 16
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, MODE_FILTER = 22, 38, 2
@@ -48,4 +57,4 @@ def forbid_netlink() -> None:
 
 if __name__ == "__main__":
     forbid_netlink()
-    os.execv(CHROMIUM, [CHROMIUM, *sys.argv[1:]])
+    os.execv(CHROMIUM, [CHROMIUM, *ARGUMENTS, *sys.argv[1:]])

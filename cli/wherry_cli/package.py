@@ -51,8 +51,8 @@ def package_page(made: PackageFile, folder: Path) -> RenderableType:
         cells.append((Text(image.profile, style="bold"), size(image.download_bytes), layers, where))
     head = Text.assemble(("Packaged ", "green"), (f"{made.model} {made.version}", "bold green"), f" in {folder}")
     pushed = all(image.repository for image in made.images)
-    step = f"wherry release publish {folder}" if pushed else "package with --registry HOST:PORT, to publish it"
-    hint = Text(f"Next: {step}", style="dim")
+    where = "" if pushed else " --registry HOST:PORT, here or where you carry the folder"
+    hint = Text(f"Next: wherry release publish {folder}{where}", style="dim")
     images = table(("profile", ">download", "layers", "image"), cells, "No images.")
     return Group(head, *quantization_table(made), images, hint)
 

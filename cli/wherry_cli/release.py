@@ -10,15 +10,17 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.api import ReleaseImageView, ReleaseView, RepositoryInfo
+from wherry.errors import InputError
 from wherry_cli.complete import complete_models, complete_profiles, complete_versions
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, bar, fields, indented, table
 from wherry_cli.session import confirm, connected
-from wherry_cli.settings import find_home
+from wherry_cli.settings import find_home, load_settings
 from wherry_cli.words import ago, size
 
 if TYPE_CHECKING:
     from wherry_cli.owner import Published
+    from wherry_cli.packaging.package_file import PackageFile
 
 app = typer.Typer(help="Sign and publish what was packaged; see what is published.", no_args_is_help=True)
 
@@ -39,17 +41,43 @@ def publish(
             "--again", metavar="", help="Sign it once more under a higher counter, to go back to an older version."
         ),
     ] = False,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            "--registry", metavar="HOST:PORT", help="Push saved images there first; default: the one given at login."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Sign a package with the owner's keys and give the signed metadata to the server."""
+    """Sign a package with the owner's keys and give the signed metadata to the server.
+
+    Images that were saved with --no-push, and carried here beside package.json, are pushed first.
+    """
     from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without
+    from wherry_cli.packaging.carried import is_carried
     from wherry_cli.packaging.package_file import read_package_file
 
     out = Output(as_json)
     content = read_package_file(package)
     with connected() as client:
-        published = Owner(find_home(), client, out.note).publish(content, now_utc(), again)
+        owner = Owner(find_home(), client, out.note)
+        if is_carried(content):
+            owner.check()
+            content = _push_first(content, package if package.is_dir() else package.parent, registry, out)
+        published = owner.publish(content, now_utc(), again)
     out.result(published, lambda: published_page(published))
+
+
+def _push_first(content: PackageFile, folder: Path, registry: str | None, out: Output) -> PackageFile:
+    from wherry_cli.packaging.carried import push_carried
+    from wherry_cli.packaging.registry import RegistryClient
+    from wherry_cli.progress_view import ProgressView
+
+    target = registry or load_settings(find_home()).registry
+    if not target:
+        raise InputError("--registry", "is missing, and devices pull from a registry", "Name one here or at login")
+    with ProgressView(out) as view:
+        return push_carried(content, folder, lambda: RegistryClient.for_user(target), view.report)
 
 
 def published_page(published: Published) -> RenderableType:

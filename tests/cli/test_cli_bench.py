@@ -8,10 +8,10 @@ import os
 import subprocess
 import tarfile
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tiny_model import write_tiny
 
 from wherry.errors import BuildError, StoreError
 from wherry_cli.costs import machine
@@ -152,7 +152,7 @@ def test_requests_are_binary_and_keep_the_connection():
 @pytest.mark.slow
 def test_a_real_model_is_measured_bare_and_in_a_container_and_nothing_is_left(monkeypatch, tmp_path):
     model = tmp_path / "tiny.onnx"
-    _write_model(model)
+    write_tiny(model)
     monkeypatch.setattr(machine, "why_not", lambda: "not asked for in this test")
     before = _traces()
     found, left_out = try_all(model, None, Effort(1, 2, 5, 0.2, 2), lambda _: None, lambda _: None)
@@ -171,18 +171,3 @@ def test_a_real_model_is_measured_bare_and_in_a_container_and_nothing_is_left(mo
 def _traces() -> str:
     listed = ["docker", "ps", "-a", "--filter", "name=wherry-bench", "-q"], ["docker", "images", "-q", "wherry-bench"]
     return "".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in listed)
-
-
-def _write_model(path: Path) -> None:
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "w"], ["y"])],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-        [numpy_helper.from_array(np.array([2.0], np.float32), "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))

@@ -33,15 +33,6 @@ from wherry_server.store.schema import DesiredSlot, Device, Image
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREENS = ROOT / "build" / "screens"
 CHROMIUM = ROOT / "tests" / "chromium.py"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DEVICES = 120
 PATIENCE_MS = 30_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -254,7 +245,7 @@ def playwright() -> Iterator[Playwright]:
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's Chromium without a window."""
-    found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    found = playwright.chromium.launch(executable_path=CHROMIUM)
     yield found
     found.close()
 

@@ -17,6 +17,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from lab import Lab, Ports  # noqa: E402
+from tiny_model import write_tiny  # noqa: E402
 
 pytestmark = [
     pytest.mark.docker,
@@ -29,22 +30,6 @@ MODEL, PROFILE = "tiny", "generic-amd64"
 PATIENCE_MS = 120_000
 
 
-def write_model(path: Path, weight: float) -> None:
-    """A model that multiplies four numbers by a weight: each version answers differently."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "w"], ["y"])],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-        [numpy_helper.from_array(np.array([weight], np.float32), "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-
-
 class Operator:
     """Who packages and publishes in a terminal."""
 
@@ -54,7 +39,7 @@ class Operator:
     def package(self, version: str, weight: float, folder: str) -> Path:
         """Package a version; the folder of its package.json."""
         model, out = self.lab.folder / f"{folder}.onnx", self.lab.folder / folder
-        write_model(model, weight)
+        write_tiny(model, weight)
         self.lab.run(
             "wherry", "package", str(model), "--name", MODEL, "--version", version, "--profile", PROFILE,
             "--registry", self.lab.registry, "--output", str(out),

@@ -14,30 +14,15 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from lab import Lab, Ports  # noqa: E402
+from tiny_model import write_tiny  # noqa: E402
 
 MODEL, PROFILE = "tiny", "generic-amd64"
-
-
-def write_model(path: Path, weight: float) -> None:
-    """A model that multiplies four numbers by a weight: each version answers differently."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "w"], ["y"])],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-        [numpy_helper.from_array(np.array([weight], np.float32), "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
 
 
 def publish_tiny(lab: Lab, version: str, weight: float) -> dict[str, Any]:
     """Package, sign and publish a version of the tiny model; its image."""
     model = lab.folder / f"tiny-{version}.onnx"
-    write_model(model, weight)
+    write_tiny(model, weight)
     out = lab.folder / f"package-{version}"
     lab.run(
         "wherry", "package", str(model), "--name", MODEL, "--version", version, "--profile", PROFILE,

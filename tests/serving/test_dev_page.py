@@ -21,17 +21,7 @@ from wherry_serving.dev_page import read_page
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREENS = ROOT / "build" / "screens"
 AXE = ROOT / "server" / "dashboard-assets" / "node_modules" / "axe-core" / "axe.min.js"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-]
+CAMERA = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 DEV = Options(stage="dev")
 CHROMIUM = Path(__file__).resolve().parent.parent / "chromium.py"
 PATIENCE_MS = 30_000
@@ -46,7 +36,7 @@ def visit(url: str, look: Callable[[Page], None], allowed: str = "nothing", **co
 
     def run() -> None:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CAMERA)
             page = browser.new_context(**context).new_page()
             page.set_default_timeout(PATIENCE_MS)
             page.on("pageerror", lambda error: wrong.append(str(error)))
