@@ -121,6 +121,7 @@ def test_the_loop_handles_events_until_it_is_told_to_stop(tmp_path):
     inbox.put(Stop())
     control.run(inbox, device.reconciler, ServiceManager({}), 1)
     assert device.state.device == DEVICE
+    assert device.journal.entry.ended == device.world.boot, "what the next boot finds was left in order"
 
 
 def test_the_loop_outlives_a_defect():
@@ -134,6 +135,9 @@ def test_the_loop_outlives_a_defect():
         def handle(self, event: object) -> None:
             self.turns += 1
             raise RuntimeError("a defect")
+
+        def stop(self) -> None:
+            """Nothing."""
 
     defective, inbox = Defective(), control.Inbox()
     inbox.put(Tick())
