@@ -29,12 +29,17 @@ def to_admit(desired: Assignment | None, entry: Entry, now: datetime, limits: Li
     for name in sorted(desired.slots):
         wishes = [] if name in seen else wishes_of(desired, entry, name)
         seen |= {slot.slot for slot, _ in wishes}
-        open_ones = [wish for wish in wishes if not _stands(wish, wishes, entry)]
         # Beside one that waits, a new wish is asked about at once: it must not wait without saying why.
-        waits = all(_waits(wish, now, limits) for wish in open_ones)
-        if not waits and not any(slot.trial for slot, _ in wishes):
+        waits = any(_waits(wish, now, limits) for wish in wishes) and not any(_is_new(wish) for wish in wishes)
+        held = waits or any(slot.trial for slot, _ in wishes)
+        if not held and not all(_stands(wish, wishes, entry) for wish in wishes):
             found.append(wishes)
     return found
+
+
+def _is_new(wish: Wish) -> bool:
+    slot, image = wish
+    return slot.deployment is None or not same(slot.deployment.image, image)
 
 
 def _waits(wish: Wish, now: datetime, limits: Limits) -> bool:
