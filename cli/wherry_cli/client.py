@@ -23,6 +23,7 @@ RETRY_WAITS = (0.2, 0.6, 1.5)
 """Seconds before each repetition of a GET that failed on its way."""
 RETRY_STATUS = frozenset({502, 503, 504})
 PAGE_LIMIT = 200
+ROLLOUT_PAGE = 500
 LOGIN_FIX = "Run `wherry login` with another token; `wherry-server token create NAME --data DIR` makes one"
 Query = dict[str, str | int | list[str]]
 
@@ -277,8 +278,13 @@ class ServerClient:
         return self._read(api.RolloutPage, "GET", "/v1/rollouts", params={"limit": limit}).items
 
     def rollout(self, number: int) -> api.RolloutView:
-        """One rollout with its targets."""
-        return self._read(api.RolloutView, "GET", f"/v1/rollouts/{number}")
+        """One rollout with all its targets, page by page."""
+        path, params = f"/v1/rollouts/{number}", _given(limit=ROLLOUT_PAGE)
+        view = self._read(api.RolloutView, "GET", path, params=params)
+        while view.next is not None:
+            page = self._read(api.RolloutView, "GET", path, params=params | _given(after=view.next))
+            view = page.model_copy(update={"targets": [*view.targets, *page.targets]})
+        return view
 
     def control_rollout(self, number: int, action: str) -> api.RolloutView:
         """`start` (resume), `pause`, `abort` or `retry` a rollout."""

@@ -55,7 +55,7 @@ def complete_rollouts(incomplete: str) -> list[tuple[str, str]]:
 
     def ask(client: ServerClient) -> Iterable[str]:
         for view in client.rollouts():
-            texts[str(view.id)] = f"{view.model} {view.version}, {view.state}"
+            texts[str(view.id)] = f"{view.label}, {view.state}"
         return texts
 
     return [(number, texts[number]) for number in _from_server(ask, incomplete)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from wherry.api import RolloutTargetView, RolloutView
 from wherry.messages import DeploymentReport, GateResult
-from wherry_cli.watch import ENDED_ROLLOUTS, FINAL_TARGETS, reason_of, seconds_of, title
+from wherry_cli.watch import ENDED_ROLLOUTS, FINAL_TARGETS, reason_of, seconds_of, spread, title
 from wherry_cli.words import duration, printable, size
 
 _SOAK = "soak"
@@ -20,8 +20,8 @@ def news(before: RolloutView | None, after: RolloutView) -> list[str]:
         lines.append(title(after))
     elif before.state != after.state and after.state not in ENDED_ROLLOUTS:
         lines.append(f"rollout is {after.state}" + (f": {after.reason}" if after.reason else ""))
-    known = {target.device: target for target in before.targets} if before else {}
-    for target in after.targets:
+    known = {target.device: target for target in spread(before)} if before else {}
+    for target in spread(after):
         lines.extend(f"{target.device}: {line}" for line in _target_news(known.get(target.device), target))
     return lines
 
@@ -29,9 +29,9 @@ def news(before: RolloutView | None, after: RolloutView) -> list[str]:
 def changes(before: RolloutView | None, after: RolloutView) -> list[dict[str, Any]]:
     """The same for programs: the rollout without its devices when it changed, and every device that changed, whole."""
     found: list[dict[str, Any]] = []
-    plain = [view and view.model_copy(update={"targets": [], "counts": {}}) for view in (before, after)]
+    plain = [view and view.model_copy(update={"targets": [], "counts": {}, "next": None}) for view in (before, after)]
     if plain[0] != plain[1]:
-        found.append({"event": "rollout", **after.model_dump(mode="json", exclude={"targets"})})
+        found.append({"event": "rollout", **after.model_dump(mode="json", exclude={"targets", "next"})})
     known = {target.device: target for target in before.targets} if before else {}
     new = [target for target in after.targets if known.get(target.device) != target]
     return found + [{"event": "device", **target.model_dump(mode="json")} for target in new]

@@ -24,7 +24,7 @@ from wherry_cli.settings import find_home
 def push(
     request: PackageRequest,
     to: To,
-    slot: Slot = DEFAULT_SLOT,
+    slot: Slot = None,
     watching: Watch = False,
     timeout: Timeout = None,
     as_json: Json = False,
@@ -32,7 +32,9 @@ def push(
     """Bring a model to devices in one go: package, push, sign, publish, roll out."""
     out = Output(as_json)
     selector = parse_selector(to)
-    rollout = checked(RolloutRequest, model=request.name, version=request.version, slot=slot, selector=selector)
+    rollout = checked(
+        RolloutRequest, model=request.name, version=request.version, slot=slot or DEFAULT_SLOT, selector=selector
+    )
     if not request.registry:
         raise InputError("--registry", "is missing, and devices pull from a registry", "Name one here or at login")
     from wherry_cli.owner import Owner  # signing libraries load slowly, most commands do without

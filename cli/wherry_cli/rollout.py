@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated
@@ -10,8 +11,8 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView
-from wherry.errors import WherryError
+from wherry.api import DEFAULT_SLOT, RolloutPart, RolloutRequest, RolloutView
+from wherry.errors import InputError, WherryError
 from wherry_cli import watch
 from wherry_cli.client import ServerClient
 from wherry_cli.complete import complete_models, complete_rollouts, complete_selection, complete_versions
@@ -30,32 +31,73 @@ Number = Annotated[
     int, typer.Argument(metavar="ROLLOUT", help="Number of the rollout.", min=1, autocompletion=complete_rollouts)
 ]
 To = Annotated[list[str], typer.Option("--to", metavar="WHICH", help=TO_HELP, autocompletion=complete_selection)]
-Slot = Annotated[str, typer.Option("--slot", help="Named place on the device where the model serves.")]
+Slot = Annotated[
+    str | None, typer.Option("--slot", help="Named place on the device where the model serves; default: main.")
+]
+Together = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--together",
+        metavar="SLOT=MODEL:VERSION",
+        help="Instead of MODEL VERSION, once for each slot: a device takes all of these releases, or none.",
+    ),
+]
+_PART = re.compile(r"(?P<slot>[^=:]+)=(?P<model>[^=:]+):(?P<version>[^=:]+)")
 
 
 @app.command()
 def start(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model of the release.", autocompletion=complete_models)
-    ],
-    version: Annotated[
-        str, typer.Argument(metavar="VERSION", help="Version of the release.", autocompletion=complete_versions)
-    ],
     to: To,
-    slot: Slot = DEFAULT_SLOT,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Model of the release.", autocompletion=complete_models)
+    ] = None,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="Version of the release.", autocompletion=complete_versions)
+    ] = None,
+    slot: Slot = None,
+    together: Together = None,
     watching: Watch = False,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
-    """Start to bring a published release to devices."""
+    """Start to bring a published release to devices; or several, which each device takes together or not at all."""
     out = Output(as_json)
-    request = checked(RolloutRequest, model=model, version=version, slot=slot, selector=parse_selector(to))
+    request = read_request(model, version, slot, together or [], to)
     with connected() as client:
         view = begin(client, request, out)
         if watching:
             follow(client, view, out, timeout)
         else:
             out.result(view, lambda: started_page(view))
+
+
+def read_request(
+    model: str | None, version: str | None, slot: str | None, together: list[str], to: list[str]
+) -> RolloutRequest:
+    """What a command line asks for.
+
+    Raises:
+        InputError: no release is named, or one is named in both ways, or a value is not usable.
+    """
+    selector = parse_selector(to)
+    if not together:
+        if model is None or version is None:
+            raise InputError("the release", "is missing", "Name MODEL and VERSION, or several with --together")
+        return checked(RolloutRequest, model=model, version=version, slot=slot or DEFAULT_SLOT, selector=selector)
+    if model is not None or slot is not None:
+        raise InputError("--together", "stands beside MODEL or --slot", "Name every release with --together")
+    parts = [_part(text) for text in together]
+    if not 1 < len({part.slot for part in parts}) == len(parts):
+        fix = "Give it once for each of several slots: --together cam=vision:2 --together text=words:3"
+        raise InputError("--together", "names one slot, or one of them twice", fix)
+    return checked(RolloutRequest, together=parts, selector=selector)
+
+
+def _part(text: str) -> RolloutPart:
+    match = _PART.fullmatch(text)
+    if match is None:
+        raise InputError(f"--together {text}", "is not of the form SLOT=MODEL:VERSION", "Write --together cam=vision:2")
+    return checked(RolloutPart, **match.groupdict())
 
 
 def begin(client: ServerClient, request: RolloutRequest, out: Output) -> RolloutView:
@@ -90,8 +132,8 @@ def rollouts_table(found: list[RolloutView], now: datetime) -> RenderableType:
     cells = [
         (
             str(view.id),
-            Text(f"{view.model} {view.version}", style="bold"),
-            view.slot,
+            Text(view.label, style="bold"),
+            " + ".join(part.slot for part in view.parts),
             selector_text(view.selector),
             Text(view.state, style=watch.STATE_STYLES.get(view.state, "cyan")),
             watch.summary(view).partition(": ")[2],

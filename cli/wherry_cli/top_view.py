@@ -154,7 +154,7 @@ def _rollouts(glance: Glance, rows: int) -> RenderableType:
     cells = [
         (
             str(view.id),
-            Text(f"{view.model} {view.version}", style="bold"),
+            Text(view.label, style="bold"),
             Text(watch.summary(view), style=watch.STATE_STYLES.get(view.state, "cyan")),
             ago(view.created, glance.at),
         )

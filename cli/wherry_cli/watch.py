@@ -62,7 +62,7 @@ class Rates:
         """Bytes a second of every download that runs now, by device; over the last few changes."""
         found = {}
         before, self._seen = self._seen, {}
-        for target in view.targets:
+        for target in spread(view):
             deployment = target.deployment
             if deployment is None or deployment.phase != "fetching":
                 continue
@@ -78,9 +78,24 @@ class Rates:
 
 
 def rows(view: RolloutView, now: datetime, rates: dict[str, float] | None = None) -> list[Row]:
-    """The table of a rollout, one row a device: trouble first, then what moves, then what waits, then what is done."""
-    found = [_row(target, now, (rates or {}).get(target.device)) for target in view.targets]
+    """The table of a rollout, one row a device: trouble first, then what moves, then what waits, then what is done.
+
+    Where several releases go together, each slot of a device has a row.
+    """
+    found = [_row(target, now, (rates or {}).get(target.device)) for target in spread(view)]
     return sorted(found, key=_rank)
+
+
+def spread(view: RolloutView) -> list[RolloutTargetView]:
+    """The devices; where several releases go together, each slot of a device by itself: `edge-1 cam`."""
+    found = []
+    for target in view.targets:
+        if not target.parts:
+            found.append(target)
+        for part in target.parts:
+            own = {"state": part.state, "deployment": part.deployment, "problem": part.problem, "parts": []}
+            found.append(target.model_copy(update={"device": f"{target.device} {part.slot}"} | own))
+    return found
 
 
 def _rank(row: Row) -> int:
@@ -167,8 +182,8 @@ def rest(hidden: list[Row]) -> str:
 
 def title(view: RolloutView) -> str:
     """`Rollout 3: vision 2 to slot main of all devices`."""
-    where = selector_text(view.selector)
-    return f"Rollout {view.id}: {view.model} {view.version} to slot {view.slot} of {where}"
+    releases = " together with ".join(f"{part.label} to slot {part.slot}" for part in view.parts)
+    return f"Rollout {view.id}: {releases} of {selector_text(view.selector)}"
 
 
 def summary(view: RolloutView) -> str:
@@ -188,17 +203,18 @@ def _count_text(counts: Counter[str], order: tuple[str, ...]) -> str:
 
 
 def count_targets(view: RolloutView) -> Counter[str]:
-    """Devices by state; from `counts` where the view carries no targets (lists)."""
-    return Counter(target.state for target in view.targets) if view.targets else Counter(view.counts)
+    """Devices by state, each counted once; the view may carry a page of them, or none."""
+    return Counter(view.counts) if view.counts else Counter(target.state for target in view.targets)
 
 
 def is_settled(view: RolloutView) -> bool:
     """Whether there is nothing left to watch."""
-    return view.state in ENDED_ROLLOUTS or all(target.state in FINAL_TARGETS for target in view.targets)
+    return view.state in ENDED_ROLLOUTS or count_targets(view).keys() <= FINAL_TARGETS
 
 
 def succeeded(view: RolloutView) -> bool:
     """Whether every device runs the release: what the exit code says. A rollout to nobody is a failure."""
-    if view.state in ("failed", "aborted") or not view.targets:
+    counts = count_targets(view)
+    if view.state in ("failed", "aborted") or not counts:
         return False
-    return not any(target.state in FAILED_TARGETS for target in view.targets)
+    return FAILED_TARGETS.isdisjoint(counts)
