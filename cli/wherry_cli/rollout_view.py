@@ -58,7 +58,7 @@ class RolloutTable:
     def _page(self, count: int, width: int) -> RenderableType:
         shown, hidden = watch.pick(self._rows, count)
         columns = ("device", "phase", "download", "gates", ">time", ">left")
-        body = table(columns, [_cells(row, width) for row in shown], "" if hidden else "No device was selected.")
+        body = table(columns, [_cells(row, width) for row in shown], "" if hidden else "Its devices left the fleet.")
         parts: list[RenderableType] = [Text(watch.title(self._view), style="bold"), Text(), body]
         if hidden:
             parts.append(Text(watch.rest(hidden), style="dim"))

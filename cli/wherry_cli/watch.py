@@ -93,7 +93,7 @@ def spread(view: RolloutView) -> list[RolloutTargetView]:
         if not target.parts:
             found.append(target)
         for part in target.parts:
-            own = {"state": part.state, "deployment": part.deployment, "problem": part.problem, "parts": []}
+            own: dict[str, object] = {"state": part.state, "deployment": part.deployment, "problem": part.problem, "parts": []}
             found.append(target.model_copy(update={"device": f"{target.device} {part.slot}"} | own))
     return found
 
@@ -191,7 +191,7 @@ def summary(view: RolloutView) -> str:
     counts = count_targets(view)
     total = sum(counts.values())
     if not total:
-        return f"{view.state}: no device was selected"
+        return f"{view.state}: its devices have left the fleet"
     noun = "device" if total == 1 else "devices"
     head = f"{view.state}: {counts['committed']:,} of {total:,} {noun} committed"
     others = _count_text(counts, STATE_ORDER[1:])

@@ -142,9 +142,8 @@ class OnlineSigner:
 
     def _check_keys(self, after: OwnerSet) -> None:
         if after.root.roles[Timestamp.type].keyids != [self.timestamp.public_key.keyid]:
-            raise Unsigned(
-                "root", "does not name this server's timestamp key", "Fetch the server's keys and sign again"
-            )
+            fix = "Name the keys that this server has now: `wherry keys replace server`"
+            raise Unsigned("root", "does not name this server's timestamp key", fix)
         _check_key(after.root, self.timestamp.public_key)
         roles = (after.targets.delegations.roles if after.targets.delegations else None) or {}
         director = roles.get(DIRECTOR)

@@ -222,7 +222,7 @@ def test_watching_nobody_is_a_failure(operator, released, make):
     released.rollouts[1] = make.rollout(1, "vision", "2", "completed")
     answer = operator("rollout", "watch", "1")
     assert answer.code == 1
-    assert "no device was selected" in answer.out
+    assert "its devices have left the fleet" in answer.out
 
 
 def test_watching_ends_when_its_time_is_up(operator, released, make):

@@ -106,7 +106,7 @@ def test_summary_counts_in_words(mixed):
 
 def test_summary_of_a_listed_rollout_uses_its_counts(make):
     assert watch.summary(make.rollout(1, "vision", "2", counts={"committed": 1})) == "running: 1 of 1 device committed"
-    assert watch.summary(make.rollout(1, "vision", "2")) == "running: no device was selected"
+    assert watch.summary(make.rollout(1, "vision", "2")) == "running: its devices have left the fleet"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def deployment(phase: str, **fields: Any) -> DeploymentReport:
     [
         (rollout("running", committed=1, rejected=1), ""),
         (rollout("completed", committed=2), ""),
+        (rollout("completed"), "Its devices have left the fleet."),
         (rollout("failed", committed=8, rejected=1, refused=1), "2 of 10 devices did not take it."),
         (rollout("failed", rejected=1), "Its only device did not take it."),
         (rollout("failed", misfit=1200), "It fits none of the devices (1 200 devices cannot run it)."),

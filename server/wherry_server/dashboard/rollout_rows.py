@@ -156,6 +156,8 @@ def why(view: RolloutView) -> str:
     """Why a rollout stands or ended as it did, in a sentence; empty while all is well."""
     if view.reason:
         return sentence(view.reason)
+    if not sum(view.counts.values()):
+        return "Its devices have left the fleet."
     failed = sum(view.counts.get(state, 0) for state in FAILED)
     misfits = view.counts.get("misfit", 0)
     match view.state:
