@@ -10,6 +10,7 @@ from wherry_agent.reconciler import Reconciler
 from wherry_agent.service_manager import ServiceManager
 
 _log = logging.getLogger(__name__)
+_BLIND_SECONDS = 0.5
 
 
 class Inbox:
@@ -41,6 +42,6 @@ def run(inbox: Inbox, reconciler: Reconciler, manager: ServiceManager, patience_
         except Exception:
             _log.exception("a turn failed unexpectedly; the loop goes on")
         manager.alive(reconciler.summary)
-        event = inbox.get(patience_seconds)
+        event = inbox.get(_BLIND_SECONDS if reconciler.blind else patience_seconds)
     manager.stopping()
     reconciler.stop()

@@ -35,7 +35,11 @@ _GIVEN_UP_AFTER = 3
 
 
 class Reconciler:
-    """Turns events into steps and reports. `handle` is the body of the control loop."""
+    """Turns events into steps and reports. `handle` is the body of the control loop.
+
+    Attributes:
+        blind: the engine did not answer when it was last looked at; after a boot it soon does.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Reconciler:
         self._desired: Assignment | None = None
         self._observed = Observed()
         self._routes_read: datetime | None = None
+        self.blind = False
         self._recover = journal.fresh or journal.rebuilt is not None
         self._waits: dict[tuple[str, ...], tuple[int, datetime]] = {}
 
@@ -139,7 +144,7 @@ class Reconciler:
             case events.StepProgress() | events.GateAsked() | events.Damaged():
                 self._told(event, now)
             case events.HealthChecked():
-                self._watch.take(event, self.entry, self._observed)
+                self._watch.take(event, self.entry, self._observed, now)
             case events.GoldenRechecked() | events.Looked():
                 self._judged(event, now)
             case events.Tick():
@@ -247,7 +252,7 @@ class Reconciler:
         if self._worker.step is None:
             self._open_and_close(now)
         planned = plan(self._desired, self._observed, self.entry, now, self._policy.limits, self._broken())
-        repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry))
+        repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry, now))
         wanted = verified_first((*repairs, *planned), self.entry)
         ready = [step for step in wanted if self._may(step, now)]
         if self._worker.step is not None:
@@ -266,9 +271,11 @@ class Reconciler:
         try:
             containers = self._world.engine.observe()
         except WherryError as error:
+            self.blind = True
             self._outbox.trouble("engine", error)
             self._observed = Observed({}, routes, self._observed.memory_available_mb, lock, self._world.own_version())
             return False
+        self.blind = False
         self._outbox.clear("engine")
         if due:
             try:

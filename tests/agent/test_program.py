@@ -124,10 +124,29 @@ def test_the_loop_handles_events_until_it_is_told_to_stop(tmp_path):
     assert device.journal.entry.ended == device.world.boot, "what the next boot finds was left in order"
 
 
+def test_an_engine_that_comes_up_late_is_noticed_at_once(tmp_path):
+    device = Device(tmp_path)
+    device.assign(1, main="1")
+    device.world.power_cut()
+    device.world.engine_down = True
+    inbox, waits = control.Inbox(), []
+
+    def get(seconds: float) -> object:
+        waits.append(seconds)
+        if len(waits) == 2:
+            device.world.engine_down = False
+        return Tick() if len(waits) < 4 else Stop()
+
+    inbox.get = get
+    control.run(inbox, device.reconciler, ServiceManager({}), 20)
+    assert waits == [0.5, 0.5, 20, 20]
+
+
 def test_the_loop_outlives_a_defect():
     class Defective:
         turns = 0
         summary = ""
+        blind = False
 
         def start(self) -> None:
             """Nothing."""
