@@ -144,7 +144,7 @@ class Reconciler:
             case events.StepProgress() | events.GateAsked() | events.Damaged():
                 self._told(event, now)
             case events.HealthChecked():
-                self._watch.take(event, self.entry, self._observed, now)
+                self._watch.take(event, self.entry, self._observed)
             case events.GoldenRechecked() | events.Looked():
                 self._judged(event, now)
             case events.Tick():
@@ -252,7 +252,7 @@ class Reconciler:
         if self._worker.step is None:
             self._open_and_close(now)
         planned = plan(self._desired, self._observed, self.entry, now, self._policy.limits, self._broken())
-        repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry, now))
+        repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry))
         wanted = verified_first((*repairs, *planned), self.entry)
         ready = [step for step in wanted if self._may(step, now)]
         if self._worker.step is not None:

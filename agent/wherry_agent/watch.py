@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
 
 from wherry.release import HttpGate, ReadyGate, TcpGate
 from wherry_agent.assignment import TrustedImage
@@ -40,8 +39,6 @@ class Watch:
         self._unready: dict[str, int] = {}
         self._revived: dict[str, int] = {}
         self._answered: set[str] = set()
-        self._silent: dict[str, datetime] = {}
-        self._up: set[str] = set()
         self.healthy: dict[str, bool] = {}
 
     def ask(self, entry: Entry, observed: Observed) -> None:
@@ -55,8 +52,6 @@ class Watch:
                 container = observed.containers.get(container_name(entry.device, name, image)) if image else None
                 if image and container and container.state == "running":
                     targets[container.name] = (name, container.port, image)
-                elif container:
-                    self._up.discard(container.name)
         if not targets:
             return
         prober, put = self._prober, self._put
@@ -67,7 +62,7 @@ class Watch:
 
         self._aide.submit("health", job)
 
-    def take(self, event: HealthChecked, entry: Entry, observed: Observed, now: datetime) -> None:
+    def take(self, event: HealthChecked, entry: Entry, observed: Observed) -> None:
         """Count an answer, or its absence."""
         slot = entry.slots.get(event.slot)
         if slot is None:
@@ -79,33 +74,21 @@ class Watch:
             self._unready[event.container] = 0 if event.ok else self._unready.get(event.container, 0) + 1
             if event.ok:
                 self._answered.add(event.container)
-                self._up.add(event.container)
                 self._revived.pop(event.container, None)
-                self._silent.pop(event.container, None)
-            else:
-                self._silent.setdefault(event.container, now)
 
-    def revivals(self, entry: Entry, now: datetime) -> list[Step]:
+    def revivals(self, entry: Entry) -> list[Step]:
         """Known-goods that run but have not answered for a while are started anew."""
         found: list[Step] = []
         for name, slot in sorted(entry.slots.items()):
-            good, container = slot.known_good, _known_good(entry, name)
-            silent = good is not None and not slot.trial and self._unready.get(container, 0) >= self._patience
-            if good and silent and not self._may_be_loading(container, good, now):
-                found.append(EnsureServing(name, good, slot.port, restart=True))
+            unready = self._unready.get(_known_good(entry, name), 0)
+            if slot.known_good and not slot.trial and unready >= self._patience:
+                found.append(EnsureServing(name, slot.known_good, slot.port, restart=True))
         return found
-
-    def _may_be_loading(self, container: str, image: TrustedImage, now: datetime) -> bool:
-        """A container that was started, after a boot say, has the time that its release declares for that."""
-        silent = now - self._silent.get(container, now)
-        return container not in self._up and timedelta(0) <= silent < timedelta(seconds=image.image.run.start_seconds)
 
     def revived(self, container: str) -> None:
         """A known-good was started anew: it gets its time to answer again."""
         self._unready[container] = 0
         self._revived[container] = self._revived.get(container, 0) + 1
-        self._silent.pop(container, None)
-        self._up.discard(container)
 
     def unknown(self, container: str) -> None:
         """A known-good may have been made anew: it must answer before callers are turned to it again."""

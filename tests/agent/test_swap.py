@@ -526,20 +526,3 @@ def test_routes_that_cannot_be_read_back_after_the_switch_cost_no_caller_anythin
     assert device.serves() == "2"
     assert device.world.violations == []
     assert device.state.problem is None
-
-
-def test_a_known_good_that_loads_slowly_after_a_boot_has_the_time_that_its_release_declares(device):
-    run = device.catalogue["1"].image.run.model_copy(update={"start_seconds": 120})
-    device.release("1", run=run)
-    device.assign(1, main="1")
-    name = device.name(device.catalogue["1"])
-    device.reconciler.stop()
-    device.world.behaviours[name] = "hung"
-    device.world.hold_allowed = True
-    device.world.power_cut()
-    device.boot()
-    history = len(device.world.history)
-    device.tick(5, times=22)
-    assert not any("exited" in line for line in device.world.history[history:]), "110 s: it may still be loading"
-    device.tick(5, times=4)
-    assert any("exited" in line for line in device.world.history[history:]), "after two minutes it is started anew"
