@@ -242,6 +242,7 @@ def _policy(config: AgentConfig, identity: Identity, device: Device, facts: Host
         route_check_seconds=config.route_check_seconds,
         report_seconds=config.report_seconds,
         unready_restarts=config.unready_restarts,
+        tick_seconds=config.tick_seconds,
         golden_seconds=config.golden_seconds,
     )
 

@@ -56,7 +56,7 @@ class Reconciler:
         self._worker = worker
         self._intake = Intake(world.trust, world.source, aide, world.put, world.clock)
         self._entrance = Entrance(world, policy)
-        self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts)
+        self._watch = Watch(world.prober, aide, world.put, policy.unready_restarts, policy.tick_seconds)
         look_at = partial(look, world.engine, world.prober, world.route)
         self._later = LaterChecks(world.recheck, look_at, aide, world.put, policy.golden_seconds)
         facts = policy.facts.by_name() if policy.facts else {}

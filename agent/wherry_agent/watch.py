@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from wherry.release import HttpGate, ReadyGate, TcpGate
@@ -24,19 +25,22 @@ class Watch:
         aide: asks off the loop.
         put: gets a HealthChecked for every answer, or none.
         patience: unanswered checks in a row before a running known-good is started anew.
+        tick_seconds: from check to check.
 
     Attributes:
         healthy: slot to whether what serves it answered when last asked.
     """
 
     def __init__(
-        self, prober: Prober, aide: Background, put: Callable[[Event], None], patience: int
+        self, prober: Prober, aide: Background, put: Callable[[Event], None], patience: int, tick_seconds: float
     ) -> None:  # fmt: skip
         self._prober = prober
         self._aide = aide
         self._put = put
         self._patience = patience
+        self._tick_seconds = tick_seconds
         self._unready: dict[str, int] = {}
+        self._up: set[str] = set()  # answered since it started, as far as is known
         self._revived: dict[str, int] = {}
         self._answered: set[str] = set()
         self.healthy: dict[str, bool] = {}
@@ -50,6 +54,8 @@ class Watch:
                 self.healthy.pop(name, None)
             for image in (active[0] if active else None, slot.known_good):
                 container = observed.containers.get(container_name(entry.device, name, image)) if image else None
+                if container and container.state != "running":
+                    self._up.discard(container.name)
                 if image and container and container.state == "running":
                     targets[container.name] = (name, container.port, image)
         if not targets:
@@ -74,20 +80,28 @@ class Watch:
             self._unready[event.container] = 0 if event.ok else self._unready.get(event.container, 0) + 1
             if event.ok:
                 self._answered.add(event.container)
+                self._up.add(event.container)
                 self._revived.pop(event.container, None)
 
     def revivals(self, entry: Entry) -> list[Step]:
         """Known-goods that run but have not answered for a while are started anew."""
         found: list[Step] = []
         for name, slot in sorted(entry.slots.items()):
-            unready = self._unready.get(_known_good(entry, name), 0)
-            if slot.known_good and not slot.trial and unready >= self._patience:
-                found.append(EnsureServing(name, slot.known_good, slot.port, restart=True))
+            good, unready = slot.known_good, self._unready.get(_known_good(entry, name), 0)
+            if good and not slot.trial and unready >= self._patience_with(_known_good(entry, name), good):
+                found.append(EnsureServing(name, good, slot.port, restart=True))
         return found
+
+    def _patience_with(self, container: str, image: TrustedImage) -> int:
+        """What has not answered since it started gets the time to start that its owner gave it."""
+        if container in self._up:
+            return self._patience
+        return max(self._patience, math.ceil(image.image.run.start_seconds / self._tick_seconds))
 
     def revived(self, container: str) -> None:
         """A known-good was started anew: it gets its time to answer again."""
         self._unready[container] = 0
+        self._up.discard(container)
         self._revived[container] = self._revived.get(container, 0) + 1
 
     def unknown(self, container: str) -> None:

@@ -75,6 +75,7 @@ class Policy:
         route_check_seconds: how often the packet filter is read back when nothing happens.
         report_seconds: how often an unchanged state is reported again.
         unready_restarts: unanswered health checks in a row before a running known-good is started anew.
+        tick_seconds: from check to check.
         golden_seconds: how often the golden cases of what serves are asked again.
     """
 
@@ -88,4 +89,5 @@ class Policy:
     route_check_seconds: float = 30.0
     report_seconds: float = 300.0
     unready_restarts: int = 6
+    tick_seconds: float = 5.0
     golden_seconds: float = 900.0
