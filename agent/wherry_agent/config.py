@@ -42,6 +42,7 @@ class AgentConfig(BaseModel):
         poll_seconds: how often the assignment is fetched over HTTPS besides MQTT.
         sample_seconds, flush_seconds, renew_check_seconds: telemetry samples, sending, certificate check.
         soak_seconds: how long a candidate is watched after the switch.
+        agent_soak_seconds: how long a new agent watches itself before it stays.
         reserve_mb: memory to stay free beside a candidate in overlap mode.
         watermark_mb: disk that must stay free.
         backoff_base_seconds, backoff_max_seconds: waits after failures.
@@ -77,6 +78,7 @@ class AgentConfig(BaseModel):
     flush_seconds: _Seconds = 5
     renew_check_seconds: _Seconds = 3600
     soak_seconds: float = Field(default=0.5, ge=0, le=3600)
+    agent_soak_seconds: float = Field(default=10, ge=0, le=3600)
     reserve_mb: int = Field(default=64, ge=0)
     watermark_mb: int = Field(default=256, ge=0)
     backoff_base_seconds: _Seconds = 2

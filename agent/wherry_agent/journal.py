@@ -2,6 +2,9 @@
 
 It writes before anything acts, and only rows that changed. The write-ahead log keeps a commit at one
 fsync and a few pages, which spares the flash.
+
+An agent may find the journal of a newer one that did not prove itself, so the table and the rows `meta`, `marks` and
+`rejected/…` keep their meaning for ever; only slots may be told in words that an older agent does not know.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Journal:
         rebuilt: why it was started anew, or None.
 
     Raises:
-        StoreError: the file can be neither read nor replaced, or was made by a newer agent.
+        StoreError: the file can be neither read nor replaced.
     """
 
     def __init__(self, path: Path, device: str, limits: Limits) -> None:
@@ -55,7 +58,7 @@ class Journal:
         self.rebuilt: str | None = None
         try:
             self._rows = self._open()
-            self.entry = _decode(self._rows, device)
+            self.entry = self._read(device)
         except (sqlite3.DatabaseError, ValidationError, KeyError) as error:
             if not _damaged(error):
                 raise StoreError(f"journal {path}", str(error)) from error
@@ -64,7 +67,7 @@ class Journal:
                 self._rows = self._open()
             except sqlite3.DatabaseError as again:
                 raise StoreError(f"journal {path}", str(again)) from again
-            self.entry = _decode(self._rows, device)
+            self.entry = self._read(device)
 
     def _open(self) -> dict[str, bytes]:
         database = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
@@ -73,8 +76,9 @@ class Journal:
         database.execute("PRAGMA synchronous=FULL")
         database.execute("PRAGMA wal_autocheckpoint=64")
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > JOURNAL_SCHEMA:
-            raise StoreError(f"journal {self._path}", f"has schema {version}, this agent knows {JOURNAL_SCHEMA}")
+        if version > JOURNAL_SCHEMA:  # it did not do, and this agent is to take over: marks stay, slots are found again
+            self.rebuilt = f"a newer agent wrote it (schema {version}, this one knows {JOURNAL_SCHEMA})"
+            database.execute(f"PRAGMA user_version={JOURNAL_SCHEMA}")
         if version == 0:
             database.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
             database.execute(f"PRAGMA user_version={JOURNAL_SCHEMA}")
@@ -82,6 +86,13 @@ class Journal:
         if check != "ok":
             raise sqlite3.DatabaseError(check)
         return dict(database.execute("SELECT key, value FROM facts"))
+
+    def _read(self, device: str) -> Entry:
+        """The rows as an entry. Slots in words of another agent are left out, to be found again by their containers."""
+        entry, strange = _decode(self._rows, device)
+        if strange and not self.rebuilt:
+            self.rebuilt = f"another agent wrote what it says of slot {', '.join(strange)}"
+        return entry
 
     def _set_aside(self, reason: str) -> None:
         """Keep the unreadable files for a post-mortem and start anew."""
@@ -175,9 +186,10 @@ def _marks_json(marks: Marks) -> bytes:
     return TypeAdapter(dict[str, object]).dump_json(body)
 
 
-def _decode(rows: Mapping[str, bytes], device: str) -> Entry:
+def _decode(rows: Mapping[str, bytes], device: str) -> tuple[Entry, list[str]]:
+    """The entry, and slots whose rows this agent cannot read. Marks and rejections must be readable."""
     if not rows:
-        return Entry(device=device, stream=uuid.uuid4().hex)
+        return Entry(device=device, stream=uuid.uuid4().hex), []
     meta = _META.validate_json(rows["meta"])
     if meta["device"] != device:
         raise StoreError(
@@ -187,7 +199,13 @@ def _decode(rows: Mapping[str, bytes], device: str) -> Entry:
         kind: {key.partition("/")[2]: value for key, value in rows.items() if key.startswith(kind + "/")}
         for kind in ("slot", "rejected")
     }
-    return Entry(
+    slots, strange = {}, []
+    for name, value in under["slot"].items():
+        try:
+            slots[name] = _SLOT.validate_json(value)
+        except ValidationError:
+            strange.append(name)
+    entry = Entry(
         device=device,
         stream=str(meta["stream"]),
         starts=int(meta["starts"]),
@@ -195,8 +213,9 @@ def _decode(rows: Mapping[str, bytes], device: str) -> Entry:
         deployments=int(meta["deployments"]),
         payload=rows.get("payload"),
         marks=_MARKS.validate_json(rows["marks"]),
-        slots={name: _SLOT.validate_json(value) for name, value in under["slot"].items()},
+        slots=slots,
         rejected={digest: _REJECTION.validate_json(value) for digest, value in under["rejected"].items()},
         ended=str(meta.get("ended", "")),
         unverified=frozenset(_DIGESTS.validate_json(rows.get("unverified", b"[]"))),
     )
+    return entry, strange

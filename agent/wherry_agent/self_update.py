@@ -22,7 +22,6 @@ from wherry_agent.own_version import Running
 from wherry_agent.ports import Cancel, Engine, Fetcher, Progress
 
 _log = logging.getLogger(__name__)
-SOAK_SECONDS = 10.0
 _LOOK_SECONDS = 0.5
 _MARGIN_SECONDS = 20.0
 """What the supervisor adds: the agent itself is to give up first, since it can say why."""
@@ -70,6 +69,7 @@ class SelfUpdate:
         parts: folders of the image that this device needs.
         works: names of what works now: the link, slots that serve.
         leave: end this agent; called when the supervisor knows what comes next.
+        soak_seconds: how long a new agent watches itself.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class SelfUpdate:
         parts: tuple[str, ...],
         works: Callable[[], frozenset[str]],
         leave: Callable[[], None],
+        soak_seconds: float = 10.0,
     ) -> None:
         self._device = device
         self._engine = engine
@@ -89,6 +90,7 @@ class SelfUpdate:
         self._parts = parts
         self._works = works
         self._leave = leave
+        self._soak_seconds = soak_seconds
 
     def run(self, step: steps.Step, cancel: Cancel, progress: Progress) -> Outcome:
         """Do a step.
@@ -102,9 +104,9 @@ class SelfUpdate:
                 self._fetcher.fetch(step.image, cancel, progress)
             return Done()
         if isinstance(step, steps.Probe):
-            return self._prove(step.image, cancel, 0.0, step.image.image.run.start_seconds)
+            return self._prove("agent", step.image, cancel, 0.0, step.image.image.run.start_seconds)
         if isinstance(step, steps.Soak):
-            return self._prove(step.image, cancel, SOAK_SECONDS, SOAK_SECONDS)
+            return self._prove("soak", step.image, cancel, self._soak_seconds, self._soak_seconds)
         action = _ACTIONS.get(type(step))
         return action(self, step) if action else Done()
 
@@ -132,10 +134,11 @@ class SelfUpdate:
         if not self._versions.has(step.image.digest):
             raise DeploymentError(f"release {step.image.image.label()}", "its files are not on the device (any more)")
         works = " ".join(sorted(self._works()))
-        self._versions.order(step.image.digest, run.start_seconds + SOAK_SECONDS + _MARGIN_SECONDS, works)
+        seconds = run.start_seconds + self._soak_seconds + _MARGIN_SECONDS
+        self._versions.order(step.image.digest, seconds, works)
         return self._gone(f"leaving for {step.image.image.label()}")
 
-    def _prove(self, image: TrustedImage, cancel: Cancel, at_least: float, at_most: float) -> Outcome:
+    def _prove(self, kind: str, image: TrustedImage, cancel: Cancel, at_least: float, at_most: float) -> Outcome:
         """All that worked before works with this agent, too. That it gets here proves journal, engine and loop."""
         began, before = time.monotonic(), frozenset(self._versions.before().split())
         while True:
@@ -148,7 +151,6 @@ class SelfUpdate:
         words = f"works as before: {', '.join(sorted(before))}" if before else "nothing worked before, either"
         if missing:
             words = f"worked before and does not within {at_most:.0f} s: {', '.join(missing)}"
-        kind = "soak" if at_least else "agent"
         result = GateResult(kind=kind, ok=not missing, detail=words, seconds=round(seconds, 3))
         if missing:
             # The broker may have gone down in this very minute: three times that would be odd.

@@ -39,6 +39,7 @@ from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
 from wherry_agent.executor import Executor, Settings
 from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.journal import Journal
+from wherry_agent.own_version import Running
 from wherry_agent.ports import Cancel, Container, Recorded, Target, Way
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.trial import Examiner, Patience
@@ -101,6 +102,8 @@ class World:
     boot: str = "boot-1"
     available_mb: int = 1000
     disk_free: int = 10**9
+    inodes_free: int | None = None
+    disk_fills: bool = False
     engine_down: bool = False
     registry: str = "good"
     route_broken: bool = False
@@ -237,7 +240,8 @@ class FakeEngine:
     def remove_image(self, image: TrustedImage) -> None:
         self._up()
         if not any(c.digest == image.digest for c in self.world.containers.values()):
-            self.world.images.pop(image.digest, None)
+            if self.world.images.pop(image.digest, None) and self.world.disk_fills:
+                self.world.disk_free += image.image.unpacked_bytes
             self.world.changed(f"remove image {image.image.version}")
 
     def read_file(self, name: str, path: str, limit: int) -> bytes:
@@ -267,6 +271,8 @@ class FakeFetcher:
         progress(500_000, 1_000_000)
         self.world.damaged -= {image.digest} - self.world.shared
         self.world.images[image.digest] = image
+        if self.world.disk_fills:
+            self.world.disk_free -= image.image.unpacked_bytes
         self.world.changed(f"fetch {image.image.version}")
 
     def offered(self, image: TrustedImage, cancel: Cancel) -> bool:
@@ -392,6 +398,9 @@ class FakeHost:
 
     def disk_free_bytes(self) -> int:
         return self.world.disk_free
+
+    def inodes_free(self) -> int | None:
+        return self.world.inodes_free
 
     def temperatures(self) -> dict[str, float]:
         return self.world.temperatures
@@ -573,14 +582,17 @@ class Device:
         patience = Patience(soak_seconds=0, poll_seconds=0.05, alive_seconds=0)
         golden_cases = GoldenCases(engine, prober, 1_000_000)
         examiner = Examiner(engine, prober, patience, FakeHost(world), golden_cases, route.statistics)
-        executor = Executor(Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world))
+        own, own_version = self.make_own(engine, fetcher)
+        executor = Executor(
+            Settings(DEVICE, range(18500, 18520)), engine, fetcher, route, examiner, FakeHost(world), own=own
+        )
         journal = Journal(self.folder / "journal.db", DEVICE, self.limits)
         self.worker = self.worker_type(executor, self.queue.append)
         self.aide = self.aide_type()
         self.worker.hold_at = self.hold_at
         ports = Ports(
             engine, route, FakeHost(world), prober, self.trust, self.server, self.server, self.server, self.lock,
-            lambda: self.now, self.queue.append, golden_cases.recheck,
+            lambda: self.now, self.queue.append, golden_cases.recheck, own_version,
         )  # fmt: skip
         policy = Policy("generic-amd64", limits=self.limits, **self.policy)
         self.statuses: list[StateReport] = []
@@ -590,6 +602,10 @@ class Device:
         self.journal = journal
         self.reconciler.start()
         self.put(Tick())
+
+    def make_own(self, engine: Any, fetcher: Any) -> tuple[Any, Callable[[], Running]]:
+        """What updates the agent itself, and tells which version runs: nothing, unless a test says otherwise."""
+        return None, Running
 
     def make_trust(self) -> FakeTrust:
         return FakeTrust(self.catalogue, self.stored_withdrawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import timedelta
 
@@ -88,7 +89,7 @@ def test_a_fact_is_written_whole_or_not_at_all(tmp_path):
 def test_a_damaged_journal_is_set_aside_and_begun_anew(tmp_path, damage):
     journal = filled(tmp_path)
     if damage == "row":
-        journal._database.execute("UPDATE facts SET value = '{}' WHERE key = 'slot/main'")
+        journal._database.execute("UPDATE facts SET value = '{}' WHERE key = 'meta'")
     journal._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     journal.close()
     path = tmp_path / "journal.db"
@@ -113,16 +114,46 @@ def test_an_empty_file_is_a_new_journal(tmp_path):
     assert len(journal.entry.stream) == 32
 
 
-def test_a_journal_of_a_newer_agent_or_another_device_is_left_alone(tmp_path):
+def test_a_journal_of_another_device_is_left_alone(tmp_path):
     filled(tmp_path).close()
     with pytest.raises(StoreError, match="belongs to device cam-1, this is cam-2"):
         open_journal(tmp_path, "cam-2")
-    database = sqlite3.connect(tmp_path / "journal.db")
-    database.execute("PRAGMA user_version=99")
-    database.close()
-    with pytest.raises(StoreError, match="has schema 99, this agent knows 1"):
-        open_journal(tmp_path)
     assert not (tmp_path / "journal.db.corrupt").exists()
+
+
+@pytest.mark.parametrize(
+    "strange", ["{}", '{"slot": "main", "port": 8500, "deployment": {"phase": "hovering"}}', "no JSON"]
+)
+@pytest.mark.parametrize("schema", [1, 99])
+def test_the_journal_of_a_newer_agent_keeps_its_marks_and_finds_its_slots_again(tmp_path, schema, strange):
+    before = filled(tmp_path)
+    marks, stream, starts = before.entry.marks, before.entry.stream, before.entry.starts
+    before.close()
+    database = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
+    database.execute(f"PRAGMA user_version={schema}")
+    database.execute("UPDATE facts SET value = ? WHERE key = 'slot/main'", (strange,))
+    database.execute("INSERT INTO facts VALUES ('dreams', 'electric sheep')")
+    database.close()
+    journal = open_journal(tmp_path)
+    assert (journal.entry.marks, journal.entry.stream, journal.entry.starts) == (marks, stream, starts)
+    assert "main" not in journal.entry.slots
+    assert ("newer agent" if schema > 1 else "another agent") in journal.rebuilt
+    journal.apply(Booted("boot-3"), START)
+    journal.close()
+    again = open_journal(tmp_path)
+    assert (again.rebuilt, again.entry.marks, again.entry.boot_id) == (None, marks, "boot-3")
+
+
+def test_what_a_newer_agent_adds_to_a_slot_does_not_hinder_an_older_one(tmp_path):
+    filled(tmp_path).close()
+    database = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
+    row = json.loads(database.execute("SELECT value FROM facts WHERE key = 'slot/main'").fetchone()[0])
+    row |= {"colour": "blue", "port": 8512}
+    database.execute("UPDATE facts SET value = ? WHERE key = 'slot/main'", (json.dumps(row),))
+    database.close()
+    journal = open_journal(tmp_path)
+    assert journal.rebuilt is None
+    assert journal.entry.slots["main"].port == 8512
 
 
 def test_a_journal_that_cannot_be_opened_is_not_thrown_away(tmp_path):
