@@ -42,11 +42,12 @@ class Ports:
     broker: int = 8893
     registry: int = 5470
     slot: int = 8500
+    second: int = 8501
 
     @classmethod
     def free(cls) -> Ports:
         """Ports that nothing uses now, for tests that run beside a demo."""
-        return cls(*free_ports(4))
+        return cls(*free_ports(5))
 
 
 @dataclass
@@ -259,8 +260,8 @@ class Lab:
         token = self.json("wherry", "device", "token", self.device, "--profile", profile, *label_flags)
         self.device_state.mkdir(parents=True, exist_ok=True)
         self.run("wherry-agent", "enroll", "--state", str(self.device_state), token["join"], "--profile", profile)
-        slot = f"[slots]\nmain = {self.ports.slot}\n"
-        (self.device_state / "agent.toml").write_text(slot)
+        slots = f"[slots]\nmain = {self.ports.slot}\nsecond = {self.ports.second}\n"
+        (self.device_state / "agent.toml").write_text(slots)
 
     def start_agent(self, env: Mapping[str, str] | None = None, command: str = "run") -> None:
         """Start the daemon, or its supervisor, and wait until the server sees the device online."""

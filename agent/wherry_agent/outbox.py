@@ -69,6 +69,14 @@ class Outbox:
         if name == _ASSIGNMENT:
             self._refused = refused
 
+    def say(self, troubles: Mapping[str, WherryError | None]) -> None:
+        """What can, and what cannot, be done now, by name."""
+        for name, error in troubles.items():
+            if error is None:
+                self.clear(name)
+            else:
+                self.trouble(name, error)
+
     def clear(self, *names: str) -> None:
         """It can be done again."""
         for name in names:

@@ -10,6 +10,7 @@ from wherry.agent_release import AGENT_SLOT
 from wherry.messages import Phase
 from wherry_agent.agent_slot import plan_agent, proving
 from wherry_agent.assignment import Assignment, TrustedImage
+from wherry_agent.dependencies import serving_order
 from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, container_name, same, withdrawn
 from wherry_agent.ports import Container, Observed
 from wherry_agent.steps import (
@@ -45,6 +46,8 @@ class _View:
     now: datetime
     limits: Limits
     broken: bool
+    waits: bool
+    kept: bool
     mode: Mode | None = None
 
     def name(self, image: TrustedImage) -> str:
@@ -65,6 +68,8 @@ def plan(
     now: datetime,
     limits: Limits | None = None,
     broken: Collection[str] = (),
+    waiting: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> list[Step]:
     """The steps that bring the device from what it is to what it should be.
 
@@ -77,11 +82,13 @@ def plan(
         now: the time.
         limits: how patient to be.
         broken: slots whose known-good could not be brought back to life again and again.
+        waiting: slots whose candidate is not started before another slot serves.
+        kept: slots that are not emptied, since another slot needs them.
     """
     limits = limits or Limits()
     views = [
-        _View(slot, desired, observed, entry, now, limits, name in broken)
-        for name, slot in sorted(entry.slots.items())
+        _View(entry.slots[name], desired, observed, entry, now, limits, name in broken, name in waiting, name in kept)
+        for name in serving_order(entry)
         if name != AGENT_SLOT
     ]
     steps = turn_back_together((step for view in views for step in _serving(view)), entry)
@@ -232,7 +239,8 @@ def _abreast(views: list[_View], whole: bool) -> list[Step]:
     slots, available = [view.slot for view in views], views[0].observed.memory_available_mb
     mode = joint_mode(slots, available, views[0].limits, any(view.runs(view.slot.known_good) for view in views))
     steps: list[Step] = []
-    for index in range(min(_position(trial) for _, trial in trials), len(_WAY) if not held else 1):
+    end = 1 if held else _POSITION["starting"] if any(view.waits for view in views) else len(_WAY)
+    for index in range(min(_position(trial) for _, trial in trials), end):
         turn = [(replace(view, mode=mode), trial) for view, trial in trials if _position(trial) <= index]
         steps += _joined(
             step for view, trial in turn if view.slot.slot in due for step in _WAY[index][2](view, trial.image)
@@ -268,6 +276,8 @@ def _deploying(view: _View, trial: Deployment) -> list[Step]:
     way = [step for _, _, make in _WAY[_position(trial) :] for step in make(view, trial.image)]
     if _held_off(view) and trial.phase not in _PAST_SWITCH:
         return [step for step in way if isinstance(step, Fetch)]
+    if view.waits:
+        return [step for step in way if isinstance(step, Fetch | Stage)]
     return way
 
 
@@ -277,7 +287,7 @@ def _settled(view: _View) -> list[Step]:
     if view.desired is not None and slot.slot not in view.desired.slots:
         mine = tuple(sorted(c.name for c in view.observed.containers.values() if c.slot == slot.slot))
         if mine or slot.known_good or slot.previous or slot.port in view.observed.routes:
-            if _held_off(view):
+            if _held_off(view) or view.kept:
                 return []
             drain = slot.known_good.image.run.drain_seconds if slot.known_good else 0
             return [Remove(slot.slot, slot.port, mine, drain)]

@@ -14,6 +14,7 @@ from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
 from wherry_agent.agent_slot import noticed
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
+from wherry_agent.dependencies import kept, unmet_needs, waiting
 from wherry_agent.entrance import Entrance
 from wherry_agent.entry import Entry, container_name
 from wherry_agent.intake import Background, Intake, tells_news
@@ -251,7 +252,7 @@ class Reconciler:
             self._rebuild()
         if self._worker.step is None:
             self._open_and_close(now)
-        planned = plan(self._desired, self._observed, self.entry, now, self._policy.limits, self._broken())
+        planned = self._plan(now)
         repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry))
         wanted = verified_first((*repairs, *planned), self.entry)
         ready = [step for step in wanted if self._may(step, now)]
@@ -261,6 +262,12 @@ class Reconciler:
             self._journal.begin(ready[0], now)
             _log.info("slot %s: %s", ready[0].slot, ready[0].kind)
             self._worker.submit(ready[0])
+
+    def _plan(self, now: datetime) -> list[steps.Step]:
+        waits, keeps = waiting(self.entry, self._watch.healthy), kept(self.entry, self._desired)
+        self._outbox.say({f"{name}/needs": (waits | keeps).get(name) for name in self.entry.slots})
+        limits, broken = self._policy.limits, self._broken()
+        return plan(self._desired, self._observed, self.entry, now, limits, broken, waits, keeps)
 
     def _observe(self, now: datetime, fresh: bool) -> bool:
         """Look at the engine, and now and then at the packet filter."""
@@ -319,12 +326,21 @@ class Reconciler:
             self._journal.apply(progress.Superseded(slot.slot, by), now)
             self._outbox.record(self.entry, now)  # its successor may take its place in this very turn
         for wishes in to_admit(self._desired, self.entry, now, self._policy.limits):
-            refusal = self._entrance.ask(wishes, self.entry)
+            unmet = unmet_needs(wishes, self._desired, self.entry)
+            refusal = unmet or self._entrance.ask(wishes, self.entry)
             if refusal is None:
                 self._journal.apply(admitted(wishes), now)
+            elif not unmet and (given := self._entrance.make_room(wishes, self.entry, self._observed, self._idle(now))):
+                _log.info("slot %s: images go to make room: %s", *refusal)
+                self._journal.apply(given, now)  # asked again when they have gone
             else:
                 _log.warning("slot %s: refused: %s", *refusal)
                 self._journal.apply(refused(wishes, self.entry, *refusal), now)
+
+    def _idle(self, now: datetime) -> list[TrustedImage]:
+        """Images that are about to go."""
+        prunes = [step for step in self._plan(now) if isinstance(step, steps.Prune) and self._may(step, now)]
+        return [image for step in prunes for image in step.images]
 
     def _may(self, step: steps.Step, now: datetime) -> bool:
         """Whether a step's own wait is over. Steps of a deployment wait by the journal instead."""

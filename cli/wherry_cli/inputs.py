@@ -14,6 +14,8 @@ _PATTERN_FIX = {
     "device": "Use lower-case letters, digits and hyphens, at most 64",
     "profile": "See `wherry profile list`",
     "profiles": "See `wherry profile list`",
+    "needs_slots": "Use lower-case letters, digits and hyphens, at most 32",
+    "slot": "Use lower-case letters, digits and hyphens, at most 32",
     "name": "Use lower-case letters, digits, dots, hyphens and underscores, at most 64",
     "version": "Use letters, digits, dots, hyphens and underscores, at most 64",
 }

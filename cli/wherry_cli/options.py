@@ -15,7 +15,7 @@ from typer.models import ParameterInfo
 
 from wherry.agent_release import AGENT_MODEL
 from wherry.errors import InputError
-from wherry.identity import ModelName, ModelVersion, ProfileName
+from wherry.identity import ModelName, ModelVersion, ProfileName, SlotName
 from wherry.release import DecimalText, Precision, Runtime, Stage
 from wherry_cli.complete import complete_profiles
 from wherry_cli.inputs import checked
@@ -173,6 +173,16 @@ class PackageRequest(BaseModel):
             rich_help_panel=_FINE,
         ),
     ] = []
+    needs_slots: Annotated[
+        list[SlotName],
+        typer.Option(
+            "--needs-slot",
+            metavar="SLOT",
+            help="Another slot of the device that this model calls: it is not started before that one serves; "
+            "repeatable.",
+            rich_help_panel=_FINE,
+        ),
+    ] = []
     breaking: Annotated[
         bool,
         typer.Option(
@@ -202,6 +212,7 @@ class PackageRequest(BaseModel):
             stage=self.stage, memory_mb=self.memory_mb, cpus=self.cpus,
             start_seconds=self.start_seconds, health_path=self.health_path,
             gates=tuple(parse_gate(text) for text in self.gates), breaking=self.breaking,
+            needs_slots=tuple(self.needs_slots),
         )  # fmt: skip
         return PackageOrder(
             name=self.name, version=self.version, profiles=tuple(self.profiles), model=self.model,

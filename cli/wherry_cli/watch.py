@@ -93,7 +93,12 @@ def spread(view: RolloutView) -> list[RolloutTargetView]:
         if not target.parts:
             found.append(target)
         for part in target.parts:
-            own: dict[str, object] = {"state": part.state, "deployment": part.deployment, "problem": part.problem, "parts": []}
+            own: dict[str, object] = {
+                "state": part.state,
+                "deployment": part.deployment,
+                "problem": part.problem,
+                "parts": [],
+            }
             found.append(target.model_copy(update={"device": f"{target.device} {part.slot}"} | own))
     return found
 

@@ -39,6 +39,7 @@ class ReleaseOptions:
         health_path: for images that do not speak the Open Inference Protocol.
         gates: asked besides the usual ones, or instead of those of their kind.
         breaking: callers of the version before must change.
+        needs_slots: other slots of the device that the model calls.
     """
 
     stage: Stage = "prod"
@@ -49,6 +50,7 @@ class ReleaseOptions:
     health_path: str | None = None
     gates: tuple[Gate, ...] = ()
     breaking: bool = False
+    needs_slots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,8 @@ def run_spec(built: BuiltImage, served: Served, options: ReleaseOptions) -> RunS
     )
 
 
-def needs(built: BuiltImage, run: RunSpec) -> Needs:
-    """What the image needs of the hardware: its memory, and what its base was made for."""
+def needs(built: BuiltImage, run: RunSpec, options: ReleaseOptions) -> Needs:
+    """What the image needs: memory, the hardware that its base was made for, and other slots."""
 
     def listed(label: str) -> list[str]:
         return [part.strip() for part in built.labels.get(LABEL + label, "").split(",") if part.strip()]
@@ -94,6 +96,7 @@ def needs(built: BuiltImage, run: RunSpec) -> Needs:
         sm=listed("sm"),
         cuda=listed("cuda"),
         tensorrt=listed("tensorrt"),
+        slots=sorted(set(options.needs_slots)),
     )
 
 
@@ -127,7 +130,7 @@ def packaged_image(built: BuiltImage, served: Served, repository: str, options: 
         provider=served.provider,
         precision=served.precision,
         signature=served.signature,
-        needs=needs(built, run),
+        needs=needs(built, run, options),
         run=run,
         gates=gates(built.golden, served, run, options.health_path, options.gates),
         breaking=options.breaking,
