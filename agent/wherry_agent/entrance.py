@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from wherry.errors import RolledBack, WherryError
 from wherry_agent.admission import admit
 from wherry_agent.agent_slot import refusal
 from wherry_agent.assignment import TrustedImage, mark_above
 from wherry_agent.entry import Entry, SlotEntry, same
-from wherry_agent.ports import Room
+from wherry_agent.ports import Observed, Room
+from wherry_agent.room import GaveUp, frees, to_give_up
 from wherry_agent.together import Wish, joint_room
 from wherry_agent.world import Policy, World
 
@@ -21,12 +22,18 @@ class Entrance:
         self._world = world
         self._policy = policy
 
-    def ask(self, wishes: Sequence[Wish], entry: Entry) -> tuple[str, WherryError] | None:
-        """The slot that is to blame and why, when releases that go together may not be tried; else None."""
+    def ask(self, wishes: Sequence[Wish], entry: Entry, freed: int = 0) -> tuple[str, WherryError] | None:
+        """The slot that is to blame and why, when releases that go together may not be tried; else None.
+
+        Args:
+            wishes: the releases and their slots.
+            entry: the journal.
+            freed: bytes of disk that are about to come free.
+        """
         rooms = []
         for slot, image in wishes:
             try:
-                room = self._room(image)
+                room = self._room(image, freed)
             except WherryError as error:
                 return slot.slot, error
             problem = refusal(slot.slot, image, self._world.own_version()) or self._alone(slot, image, room, entry)
@@ -36,9 +43,30 @@ class Entrance:
         joint = joint_room(wishes, rooms, self._policy.watermark_bytes) if len(wishes) > 1 else None
         return (wishes[0][0].slot, joint) if joint else None
 
-    def _room(self, image: TrustedImage) -> Room:
-        host = self._world.host
-        return Room(host.disk_free_bytes(), host.memory_total_mb(), self._world.engine.has_image(image))
+    def make_room(
+        self, wishes: Sequence[Wish], entry: Entry, observed: Observed, idle: Iterable[TrustedImage]
+    ) -> GaveUp | None:
+        """What to give up so that releases which were refused may be tried when it has gone; None when nothing helps.
+
+        Args:
+            wishes: the releases and their slots.
+            entry: the journal.
+            observed: the world as it is now.
+            idle: images that are about to go anyway; they may be enough.
+        """
+        freed, slots = sum(map(frees, idle)), []
+        if freed and self.ask(wishes, entry, freed) is None:
+            return GaveUp(())
+        for slot in to_give_up(entry, observed, [image for _, image in wishes]):
+            slots.append(slot.slot)
+            freed += frees(slot.previous) if slot.previous else 0
+            if self.ask(wishes, entry, freed) is None:
+                return GaveUp(tuple(slots))
+        return None
+
+    def _room(self, image: TrustedImage, freed: int) -> Room:
+        host, present = self._world.host, self._world.engine.has_image(image)
+        return Room(host.disk_free_bytes() + freed, host.memory_total_mb(), present, host.inodes_free())
 
     def _alone(self, slot: SlotEntry, image: TrustedImage, room: Room, entry: Entry) -> WherryError | None:
         policy = self._policy

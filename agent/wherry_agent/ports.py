@@ -138,11 +138,13 @@ class Room:
         disk_free_bytes: on the engine's filesystem.
         memory_total_mb: installed.
         image_present: the image is on the device already.
+        inodes_free: on the engine's filesystem; None where it makes them as needed.
     """
 
     disk_free_bytes: int
     memory_total_mb: int
     image_present: bool
+    inodes_free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +342,9 @@ class Host(Protocol):
 
     def disk_free_bytes(self) -> int:
         """Free on the filesystem that holds images."""
+
+    def inodes_free(self) -> int | None:
+        """Files that it can still hold; None where it makes room for them as needed."""
 
     def temperatures(self) -> Mapping[str, float]:
         """Degrees Celsius by sensor, as far as there are any."""

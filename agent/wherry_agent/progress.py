@@ -15,6 +15,7 @@ from wherry_agent.assignment import Marks, TrustedImage
 from wherry_agent.endings import ENDINGS, advanced, partners_go_back, problem_of, with_slot
 from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, same, withdrawn
 from wherry_agent.events import Cancelled, Done, Failed, GateAsked, StepFinished, StepProgress
+from wherry_agent.room import GaveUp, gave_up
 from wherry_agent.states import Move, allows, next_phase
 from wherry_agent.together import JOINT_MOVES, members, partners
 from wherry_agent.verification import carried, doubtful
@@ -111,6 +112,7 @@ Fact = (
     | Superseded
     | Cleared
     | OwnVersionNoticed
+    | GaveUp
 )
 
 
@@ -347,4 +349,5 @@ _REDUCERS: Mapping[type, Callable[[Entry, Any, datetime, Limits], Entry]] = {
     Superseded: _superseded,
     Cleared: _cleared,
     OwnVersionNoticed: own_version_noticed,
+    GaveUp: gave_up,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,18 @@ class Host:
             return int(psutil.disk_usage(str(self._data)).free)
         except OSError as error:
             raise StoreError(f"folder {self._data}", f"its filesystem cannot be examined: {error}") from error
+
+    def inodes_free(self) -> int | None:
+        """Files that this filesystem can still hold; None where it makes room for them as needed.
+
+        Raises:
+            StoreError: the filesystem does not say.
+        """
+        try:
+            found = os.statvfs(self._data)
+        except OSError as error:
+            raise StoreError(f"folder {self._data}", f"its filesystem cannot be examined: {error}") from error
+        return found.f_favail if found.f_files else None
 
     def temperatures(self) -> dict[str, float]:
         """Degrees Celsius by sensor, as far as there are any."""
