@@ -18,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from faults import ROOT, clock, crash, disk, engine, mqtt, registry, results, server
+from faults import ROOT, clock, crash, disk, engine, mqtt, registry, releases, results, server
 from faults.device import Device
 from faults.results import GROUPS, Code
 from faults.rig import Rig
 from faults.sweep import FAULTS, Fault, perform, prove
 
 _PARTS = (crash, disk, engine, registry, mqtt, clock, server)
+_WANTS = {"good": "2", "wrong": releases.WRONG, "other": "4"}
 _INSIDE = "WHERRY_FAULTS_INSIDE"
 
 
@@ -159,14 +160,14 @@ def _devices(rig: Rig, names: set[str], backup: bool) -> dict[str, Device]:
     """The devices that the faults befall, each at the moment when version 1 had just been committed."""
     found = {}
     for name in sorted(names):
-        device = Device(rig, f"faults-{name}", soak=2 if name == "wrong" else 0.2)
+        device = Device(rig, f"faults-{name}", soak=2 if name == "wrong" else 0.2, wants=_WANTS[name])
         device.enrol()
         device.begin()
         found[name] = device
     if backup:
         rig.back_up_server()
-    for name, device in found.items():
-        device.want("3" if name == "wrong" else "2")
+    for device in found.values():
+        device.want(device.wants)
     return found
 
 

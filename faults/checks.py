@@ -8,6 +8,7 @@ from typing import Any
 
 import docker
 
+from faults import releases
 from faults.device import Device
 
 Found = tuple[str, str | None]
@@ -51,7 +52,7 @@ def _mortal(device: Device, running: list[dict[str, Any]]) -> str | None:
 
 def after_death(device: Device) -> Iterator[Found]:
     """What must hold in the very moment of a crash. Memory always holds two releases here: the slot answers."""
-    good = device.answers("1") or device.answers("2")
+    good = device.answers("1") or device.answers(device.wants)
     yield "something serves while the agent is dead", None if good else "nothing answers at the stable port"
     routes = dict(device.route.read())
     one = set(routes) == {device.port}
@@ -117,7 +118,7 @@ def fell(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def _missing(device: Device, good: Mapping[str, Any]) -> str | None:
     version = good["image"]["version"]
-    if version not in ("1", "2"):
+    if version not in releases.GOOD:
         return f"version {version}, which answers wrongly or not at all, was committed"
     image = device.rig.images[version]
     try:

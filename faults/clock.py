@@ -134,7 +134,7 @@ def _renewing(run: Run, extra: dict[str, str] | None = None) -> Iterator[Device]
     """An agent whose certificate is due for renewal."""
     clock = Clock(run.device)
     clock.set(5 * 86_400)
-    settings = (run.device.state / "agent.toml").read_text()
+    settings = (run.device.origin / "agent.toml").read_text()
     with run.swap(start=False) as device:
         (device.state / "agent.toml").write_text("renew_check_seconds = 1\n" + settings)
         device.start(HOOKED, clock.env | (extra or {}))

@@ -24,12 +24,10 @@ class _Course:
     """From version 1 to where the device is to end.
 
     Attributes:
-        expected: the version that serves in the end.
         settled: deadline of one life, in seconds.
     """
 
     run: Run
-    expected: str
     settled: float = 45
 
     @property
@@ -52,7 +50,7 @@ class _Course:
         self.log.unlink(missing_ok=True)
         device.start(HOOKED, {"WHERRY_FAULT_LOG": str(self.log), **env})
         deadline = time.monotonic() + self.settled
-        while device.alive and time.monotonic() < deadline and not device.settled(self.expected):
+        while device.alive and time.monotonic() < deadline and not device.settled(device.goal):
             time.sleep(0.03)
         if device.alive:
             device.kill()
@@ -74,7 +72,7 @@ class _Course:
     def recover(self, when: str) -> None:
         """A life that may go to its end."""
         self.run.device.start()
-        self.run.converge(self.expected, when=when)
+        self.run.converge(self.run.device.goal, when=when)
         self.run.device.kill()
 
     def walk(self, share: float) -> None:
@@ -97,9 +95,9 @@ class _Course:
                 self.recover(f"after {lives} lives, the last killed at {died}")
 
 
-def _every(run: Run, expected: str, share: float) -> None:
+def _every(run: Run, share: float) -> None:
     """A life that is not killed shows which points there are; then one is killed at each, and recovers."""
-    course = _Course(run, expected)
+    course = _Course(run)
     course.single({})
     keys = list(dict.fromkeys(key for key in course.passed() if int(key.rpartition(" ")[2]) <= 1))
     stride = max(1, round(1 / (share * run.scale)))
@@ -110,8 +108,8 @@ def _every(run: Run, expected: str, share: float) -> None:
     run.row.outcome = f"converged after a death at each of {len(set(died))} of {len(keys)} points of a swap"
 
 
-def _walk(run: Run, expected: str) -> None:
-    course = _Course(run, expected)
+def _walk(run: Run) -> None:
+    course = _Course(run)
     course.walk(run.scale)
     keys = course.deaths.read_text().splitlines()
     phases = {key.partition(" | ")[0] for key in keys}
@@ -121,31 +119,31 @@ def _walk(run: Run, expected: str) -> None:
 @fault("Crash", 2, "SIGKILL at every call and commit, good release")
 def every_point(run: Run) -> None:
     """SIGKILL before and after engine, nft and probe calls, commits, fsyncs, renames and unlinks of a swap."""
-    _every(run, "2", share=0.5)
+    _every(run, share=0.5)
 
 
 @fault("Crash", 2, "SIGKILL at every call and commit, wrong release", device="wrong")
 def every_point_wrong(run: Run) -> None:
     """The same while a release that answers wrongly is tried and rolled back."""
-    _every(run, "1", share=0.5)
+    _every(run, share=0.5)
 
 
 @fault("Crash", 3, "SIGKILL again during recovery", sample=True)
 def recovery(run: Run) -> None:
     """The agent dies at every point of every phase, each life a recovery from the death before."""
-    _walk(run, "2")
+    _walk(run)
 
 
 @fault("Crash", 3, "SIGKILL again during roll-back", device="wrong")
 def recovery_wrong(run: Run) -> None:
     """The same with a release that answers wrongly."""
-    _walk(run, "1")
+    _walk(run)
 
 
 @fault("Crash", 4, "crash loop x50")
 def loop(run: Run) -> None:
     """Fifty lives in a row, each killed at one of the first hundred points."""
-    course = _Course(run, "2")
+    course = _Course(run)
     run.device.restore()
     with run.loaded():
         for life in range(max(3, round(50 * run.scale))):
@@ -173,7 +171,7 @@ def _traced_chain(run: Run, call: str, numbers: Sequence[int]) -> bool:
                 break
             reached.append(number)
         run.device.start()
-        run.converge("2", when=f"after {call} {reached}")
+        run.converge(run.device.goal, when=f"after {call} {reached}")
     run.device.kill()
     return bool(reached)
 
@@ -184,7 +182,7 @@ def _traced(run: Run, call: str, number: int) -> bool:
                       *PROGRAM])  # fmt: skip
     deadline = time.monotonic() + 60
     while run.device.alive and time.monotonic() < deadline:
-        if run.device.settled("2"):
+        if run.device.settled(run.device.goal):
             lost_writes.end_traced(run.device)
             return False
         time.sleep(0.05)
@@ -215,7 +213,7 @@ def _power_cuts(run: Run, torn: bool) -> None:
             cuts = [number, *(chance.randint(1, 8) for _ in range(2 if run.scale > 0.05 else 0))]
             lost = [_cut(run, torn, at, chance) for at in cuts]
             run.device.start()
-            run.converge("2", when=f"after power cuts at syncs {cuts}, which lost {lost}")
+            run.converge(run.device.goal, when=f"after power cuts at syncs {cuts}, which lost {lost}")
         run.device.kill()
         if lost[0] is None:
             return

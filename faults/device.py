@@ -47,7 +47,7 @@ HOOKED = [sys.executable, "-m", "faults.hooked"]
 
 
 def judge(outputs: list[Tensor]) -> str | None:
-    """Only versions 1 and 2 may answer callers."""
+    """Only the good versions may answer callers; each multiplies by 1 or by 2."""
     first = float(outputs[0].values()[0])
     return None if any(abs(first - good) < 1e-5 for good in (1.0, 2.0)) else f"wrong answer {first}"
 
@@ -59,6 +59,7 @@ class Device:
     """An enrolled device that can be put back to the moment when version 1 had just been committed.
 
     Attributes:
+        wants: the version that the faults find it on its way to; an image of its own, so that others leave it alone.
         name: its id; state: its folder; port: the slot's stable port.
         marks: the highest high-water marks ever seen in its journal.
         lives: agents started.
@@ -67,8 +68,9 @@ class Device:
         ended: how the last life ended: its exit code, or the signal as a negative number.
     """
 
-    def __init__(self, rig: Rig, name: str, soak: float) -> None:
+    def __init__(self, rig: Rig, name: str, soak: float, wants: str) -> None:
         self.rig = rig
+        self.wants = wants
         self.name = name
         self.state = rig.folder / name
         self.origin = rig.folder / f"{name}.origin"
@@ -86,6 +88,11 @@ class Device:
         self._agent: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._settings = f"{SETTINGS}soak_seconds = {soak}\n"
+
+    @property
+    def goal(self) -> str:
+        """The version that serves when a swap is over: the wrong one is rolled back."""
+        return "1" if self.wants == releases.WRONG else self.wants
 
     # -- once --------------------------------------------------------------------------------------------
 

@@ -83,15 +83,11 @@ def _failing_calls(run: Run, calls: tuple[str, ...], error: str, most: int) -> N
                 run.device.start(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
                                   "-e", inject, *PROGRAM])  # fmt: skip
                 with contextlib.suppress(Exception):
-                    run.device.wait("2", 45)
+                    run.device.wait(run.device.goal, 45)
                 run.hit()
-                settled = run.device.settled("2")
                 end_traced(run.device)
-                if not settled:
-                    run.device.start()  # a supervisor would
-                else:
-                    run.device.start()
-                run.converge("2", when=f"after {error} at {call} {number}")
+                run.device.start()  # a supervisor would, too
+                run.converge(run.device.goal, when=f"after {error} at {call} {number}")
             run.device.kill()
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import docker
 from lab import LabError
 
+from faults.device import Device
 from faults.proxy import Trouble
 from faults.rig import eventually
-from faults.sweep import ENGINE_RESTARTS, Run, fault
+from faults.sweep import Run, fault
 
 _OWN_GATES = "the release passes the only gate that its owner gave it, and callers reach it until it dies"
+_AGAIN = "the only model dies again and again"
 _DEAD = "the engine takes its containers with it, and then brings them back"
 
 
@@ -148,13 +151,12 @@ def foreign(run: Run) -> None:
 def _broken_release(run: Run, version: str) -> None:
     """A release that cannot work is rolled out: rejected, with a reason, and version 1 never stops."""
     device = run.device
-    run.rig.ready(version)
     device.restore()
+    if device.wanted != version:
+        device.want(version)
     with run.loaded():
-        device.start()
-        if device.wanted != version:
-            device.want(version)
         run.hit()
+        device.start()
         eventually(lambda: _rejected(run, version), 150, f"version {version} was not rejected: {device.status}")
         run.converge("1")
     device.kill()
@@ -183,18 +185,41 @@ def dies(run: Run) -> None:
     _broken_release(run, "dies")
 
 
-@fault("Engine", 23, "flapping", excuse=ENGINE_RESTARTS, seconds=20)
+@fault("Engine", 23, "flapping", excuse=_AGAIN, seconds=20)
 def flapping(run: Run) -> None:
-    """The serving container is killed five times in a row."""
-    with run.swap(seconds=150) as device:
+    """What serves dies three times and is brought back. Then, in the full sweep, it dies whenever it answers."""
+    device = run.device
+    with run.swap(seconds=150):
         device.wait("2")
-        for _ in range(5):
-            found = device.container("2")
-            if found and found["running"]:
-                with contextlib.suppress(docker.errors.APIError):  # it may be dead by now
-                    run.hit()
-                    run.rig.engine.api.kill(found["id"])
-            time.sleep(1)
+        for _ in range(3):
+            _die_once_answering(run)
+    if run.scale < 0.1:
+        return
+    device.restore()
+    with run.loaded():
+        device.start()
+        device.wait("2")
+        deadline = time.monotonic() + 180
+        while not _gave_way(device) and time.monotonic() < deadline:
+            _die_once_answering(run)
+        run.expect(_gave_way(device), f"it never gave way to the version before: {device.status}")
+        run.converge("1", 90)
+
+
+def _die_once_answering(run: Run) -> None:
+    """SIGKILL to the process of what serves, as a crash of its own would end it."""
+    serving = next((found for found in run.device.containers() if found["running"]), None)
+    if serving is None or not run.device.answers(serving["version"]) or serving["version"] == "1":
+        time.sleep(0.2)
+        return
+    with contextlib.suppress(ProcessLookupError):  # it may be dead by now
+        run.hit()
+        os.kill(run.rig.engine.api.inspect_container(serving["id"])["State"]["Pid"], signal.SIGKILL)
+
+
+def _gave_way(device: Device) -> bool:
+    slot: Mapping[str, Any] = next(iter(device.status.get("slots") or []), {})
+    return (slot.get("known_good") or {}).get("version") == "1"
 
 
 @fault("Engine", 24, "health endpoint hangs", device="wrong")
@@ -205,9 +230,8 @@ def hangs(run: Run) -> None:
 
 @fault("Engine", 24, "health endpoint lies", device="wrong")
 def lies(run: Run) -> None:
-    """A release that is up but has not what it should have; and one that is ready and answers wrongly."""
+    """A release that is up and serves pages, but not the one by which it says that it is well."""
     _broken_release(run, "lies")
-    _broken_release(run, "3")
 
 
 @fault("Engine", 24, "known-good hangs", excuse="the only model hangs until it is started anew", seconds=30)
@@ -231,6 +255,7 @@ def port_taken(run: Run) -> None:
         found = re.search(rb'"HostPort": ?"(\d+)"', request)
         if found and len(taken) < 2:
             one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # somebody had it a moment ago
             one.bind(("127.0.0.1", int(found[1])))
             one.listen()
             taken.append(one)

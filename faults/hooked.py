@@ -157,9 +157,11 @@ def _wrap(points: Points) -> None:
     from wherry_agent.containers import DockerEngine
     from wherry_agent.fetch import registry
     from wherry_agent.prober import HttpProber
+    from wherry_agent.route.haproxy import HaproxyRoute
     from wherry_agent.route.kernel import KernelRoute
 
-    for kind, adapter in (("engine", DockerEngine), ("route", KernelRoute), ("probe", HttpProber)):
+    adapters = {"engine": DockerEngine, "kernel": KernelRoute, "haproxy": HaproxyRoute, "probe": HttpProber}
+    for kind, adapter in adapters.items():
         for name, call in list(vars(adapter).items()):
             if callable(call) and not name.startswith("_"):
                 setattr(adapter, name, points.around(f"{kind} {name}", call))

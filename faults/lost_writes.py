@@ -135,7 +135,7 @@ class PowerCut:
         device.start([*argv, *PROGRAM])
         deadline = time.monotonic() + 60
         while device.alive and time.monotonic() < deadline:
-            if device.settled("2"):
+            if device.settled(device.goal):
                 end_traced(device)
                 return False
             time.sleep(0.1)

@@ -10,7 +10,8 @@ import docker
 from lab import Lab
 
 MODEL, PROFILE = "tiny", "generic-amd64"
-WEIGHTS = {"1": 1.0, "2": 2.0, "3": 3.0}
+GOOD, WRONG = ("1", "2", "4"), "3"
+WEIGHTS = {"1": 1.0, "2": 2.0, "3": 3.0, "4": 2.0}
 """What each version multiplies by. Version 3 is signed with version 2's golden cases, so it is wrong."""
 BALLAST_FLOATS = 400_000
 SCRIPTS = {

@@ -105,8 +105,10 @@ class Rig:
         """Have a version published that only some faults need."""
         if version in self.images:
             return
-        if version == "3":
-            self.images["3"] = releases.package_wrong(self.lab, "2", "3")
+        if version == releases.WRONG:
+            self.images[version] = releases.package_wrong(self.lab, "2", version)
+        elif version in releases.GOOD:
+            self.images[version] = releases.package(self.lab, version)
         else:
             self.images[version] = releases.package_script(self.lab, self.engine.api, version)
         releases.publish(self.lab, version)

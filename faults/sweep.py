@@ -75,7 +75,7 @@ class Fault:
 
     Attributes:
         number: of the catalogue's row.
-        device: which device it befalls ("good" and "other" want version 2, "wrong" a release that answers wrongly).
+        device: which device it befalls ("good" and "other" want a good release, "wrong" one that answers wrongly).
         excuse: why requests fail under it that nobody could answer; empty when none may.
         seconds: how long after each injection they may.
         apart: it touches its own device only, so that others may have theirs meanwhile.
@@ -189,7 +189,11 @@ class Run:
             self.problem(f"served: {wrong[0].problem}")
         if len(failed) > len(excused):
             rest = [answer for answer in failed if answer not in excused]
-            times = ", ".join(f"{_clock(answer.at)} after {answer.seconds:.2f} s" for answer in rest[:5])
+            times = ", ".join(
+                f"{_clock(answer.at)} on a {'kept' if answer.kept else 'new'} connection, answered after "
+                f"{answer.seconds:.2f} s"
+                for answer in rest[:5]
+            )
             self.problem(f"{len(rest)} requests failed, asked at {times}; the first: {rest[0].problem}")
 
     # -- the usual courses -------------------------------------------------------------------------------
@@ -207,7 +211,6 @@ class Run:
     @contextlib.contextmanager
     def swap(
         self,
-        expected: str = "2",
         before: Callable[[], None] = lambda: None,
         keep_image: bool = True,
         seconds: float = 90,
@@ -218,7 +221,6 @@ class Run:
         """A swap from version 1, under load; the block injects. Afterwards the device converges and all is checked.
 
         Args:
-            expected: the version that must serve in the end.
             before: what happens before the agent starts.
             keep_image: whether the wanted image is on the device already.
             seconds: deadline for convergence, from the end of the block.
@@ -236,7 +238,7 @@ class Run:
                 yield device
                 if not device.alive:
                     device.start(argv, env)
-                self.converge(expected, seconds)
+                self.converge(device.goal, seconds)
         finally:
             device.kill()
             self.rig.heal()

@@ -24,8 +24,8 @@ def a_row(**changes):
 
 
 def a_load(*failed_at, wrong_at=()):
-    answers = [SimpleNamespace(at=at, seconds=0.1, problem="status 500: no") for at in failed_at]
-    answers += [SimpleNamespace(at=at, seconds=0.1, problem="wrong answer 3.0") for at in wrong_at]
+    answers = [SimpleNamespace(at=at, seconds=0.1, kept=True, problem="status 500: no") for at in failed_at]
+    answers += [SimpleNamespace(at=at, seconds=0.1, kept=True, problem="wrong answer 3.0") for at in wrong_at]
     return SimpleNamespace(answers=answers, sent=100, longest_gap=lambda: 0.25)
 
 
