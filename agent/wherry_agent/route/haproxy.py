@@ -6,6 +6,7 @@ asked and told over its master's socket, so that workers that are leaving after 
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import shutil
@@ -22,21 +23,26 @@ from wherry.errors import RouteError
 from wherry_agent.route.haproxy_config import (
     CONFIG_FILE,
     LUA_FILE,
+    MAP_FILE,
     MASTER_SOCKET,
     USUAL,
     Answers,
     Bounds,
-    ServerState,
+    Led,
     Targets,
-    changes,
+    map_value,
     read_answers,
-    read_servers,
-    read_targets,
+    read_map,
+    read_open,
     render,
+    render_map,
+    servers_of,
     structure,
     targets_of,
+    turn,
 )
 
+_log = logging.getLogger(__name__)
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _MOST_BYTES = 4_194_304
 _USER = "haproxy"
@@ -76,20 +82,15 @@ class HaproxyRoute:
 
         A port that haproxy would lead elsewhere after a restart is not turned, nor is one whose callers wait.
         """
-        written = self.written()
+        written = self._written()
         if not written or not (workers := self._workers()):
             return {}
-        running = targets_of(self._servers(workers[0]))
-        return {stable: port for stable, port in written.items() if port is not None and running.get(stable) == port}
+        running = self._led(workers[0])
+        return {stable: led.port for stable, led in written.items() if led.port and running.get(stable) == led}
 
     def written(self) -> dict[int, int | None]:
-        """What the configuration says; empty when there is none. It lasts over restarts of everything."""
-        try:
-            return read_targets((self._folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise RouteError(f"haproxy's configuration in {self._folder}", f"cannot be read ({error})", _FIX) from error
+        """What is written; empty when nothing is. It lasts over restarts of everything."""
+        return targets_of(self._written())
 
     def apply(self, targets: Targets, start: bool = True) -> None:
         """Make it exactly this; None lets callers wait. Requests that are being answered are let finish.
@@ -101,21 +102,45 @@ class HaproxyRoute:
         if not targets:
             self.clear()
             return
-        self._write(targets)
+        before = self._written()
+        led = turn(before, targets)
+        self._write(led)
+        try:
+            self._bring(led, start)
+        except RouteError:
+            self._go_back(before)
+            raise
+
+    def _bring(self, led: Mapping[int, Led], start: bool) -> None:
+        """What is written comes to pass."""
         workers = self._workers()
         if not workers and not start:
             return
         workers = workers or self._start()
-        wanted = structure(targets, self._addresses, self._bounds)
+        wanted = structure(led, self._addresses, self._bounds)
         if self._description(workers[0]) != wanted:
             workers = self._reload(wanted)
         for worker in workers:
-            for command in changes(self._servers(worker), targets):
-                self._tell(worker, command)
+            self._turn(worker, led)
+
+    def _go_back(self, before: Mapping[int, Led]) -> None:
+        """A slot that cannot be had must not cost the others theirs, nor keep haproxy from starting."""
+        try:
+            if not before:
+                self.clear()
+                return
+            self._write(before)
+            # One that failed to load anew may have let go of its ports: only a start brings them all back for sure.
+            if master := self._master():
+                self._end(master)
+            self._bring(before, start=True)
+        except RouteError as error:
+            _log.error("haproxy does not lead the slots that it led: %s", error)
 
     def under_way(self, port: int) -> int:
         """Requests that an image at a loopback port is answering now, as far as they came this way."""
-        return sum(self._open(worker, port) for worker in self._workers())
+        servers = servers_of(self._written(), port)
+        return sum(read_open(self._tell(worker, "show stat"), servers) for worker in self._workers()) if servers else 0
 
     def answers(self, port: int) -> Answers | None:
         """What was counted of a container's port; None where no slot leads to it by this way.
@@ -126,7 +151,7 @@ class HaproxyRoute:
         if not (workers := self._workers()):
             return None
         worker = workers[0]  # those that are leaving answer what they began, and that is not counted
-        if not any(server.port == port for server in self._servers(worker)):
+        if not servers_of(self._led(worker), port):
             return None
         try:
             return read_answers(self._tell(worker, "show answers"), port, f"haproxy-{worker}")
@@ -135,6 +160,8 @@ class HaproxyRoute:
 
     def clear(self) -> None:
         """End haproxy, and remove what it was told."""
+        if not self._folder.exists():
+            return
         master = self._master()
         with suppress(FileNotFoundError):
             (self._folder / CONFIG_FILE).unlink()  # first: nothing starts it again
@@ -144,12 +171,21 @@ class HaproxyRoute:
 
     # -- files and process ---------------------------------------------------------------------------
 
-    def _write(self, targets: Targets) -> None:
-        text = render(targets, self._addresses, self._bounds, *_runs_as())
+    def _written(self) -> dict[int, Led]:
+        try:
+            return read_map((self._folder / MAP_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise RouteError(f"haproxy's map in {self._folder}", f"cannot be read ({error})", _FIX) from error
+
+    def _write(self, led: Mapping[int, Led]) -> None:
+        """The configuration comes last: where it is, all is there that it needs."""
         script = files(__package__).joinpath(LUA_FILE).read_text(encoding="utf-8")
+        text = render(led, self._addresses, self._bounds, *_runs_as())
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name, content in ((LUA_FILE, script), (CONFIG_FILE, text)):
+            for name, content in ((LUA_FILE, script), (MAP_FILE, render_map(led)), (CONFIG_FILE, text)):
                 _replace(self._folder / name, content)
         except OSError as error:
             words, fix = f"cannot be written ({error})", "Check free space and permissions of the folder"
@@ -225,19 +261,19 @@ class HaproxyRoute:
     def _workers(self) -> list[int]:
         return [process for process, kind in self._processes() if kind == "worker"]
 
-    def _servers(self, worker: int) -> list[ServerState]:
-        return read_servers(self._tell(worker, "show servers state"))
+    def _led(self, worker: int) -> dict[int, Led]:
+        return read_map(self._tell(worker, f"show map {MAP_FILE}"))
+
+    def _turn(self, worker: int, led: Mapping[int, Led]) -> None:
+        """One command a slot, from which on every request goes there. A worker that is leaving may know fewer."""
+        known = self._led(worker)
+        for stable, one in led.items():
+            if known.get(stable, one) != one:
+                self._tell(worker, f"set map {MAP_FILE} {stable} {map_value(one)}")
 
     def _description(self, worker: int) -> str:
         lines = self._tell(worker, "show info").splitlines()
         return next((line.partition(":")[2].strip() for line in lines if line.startswith("description:")), "")
-
-    def _open(self, worker: int, port: int) -> int:
-        """Sessions with a server, by `show stat`: names are in its first line."""
-        lines = self._tell(worker, "show stat").splitlines()
-        names = lines[0].removeprefix("# ").split(",") if lines else []
-        rows = [dict(zip(names, line.split(","), strict=False)) for line in lines[1:]]
-        return sum(int(row.get("scur") or 0) for row in rows if row.get("addr") == f"127.0.0.1:{port}")
 
     def _tell(self, worker: int, command: str) -> str:
         return self._ask(f"@!{worker} {command}")

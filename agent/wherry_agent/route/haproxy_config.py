@@ -1,26 +1,28 @@
-"""What haproxy is told: its configuration for a set of slots, and what to change in one that runs. Pure.
+"""What haproxy is told: its configuration for a set of slots, and a map of where each leads now. Pure.
 
-The configuration holds the present targets, so that a haproxy that starts by itself, after a boot or a crash, leads
-callers where they belong while the agent is dead. Its first line says the same for programs to read.
+The configuration changes with the slots only; the map changes with every turn, in the file and in every process that
+runs, also in those that are leaving after a reload. A haproxy that starts by itself, after a boot or a crash, reads the
+same file and leads callers where they belong while the agent is dead.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 HAPROXY_FOLDER = "haproxy"
 """In the state folder: all that haproxy is told by."""
-CONFIG_FILE, LUA_FILE, MASTER_SOCKET, WORKER_SOCKET = "haproxy.cfg", "slots.lua", "master", "worker"
-_HEAD = "# wherry "
-_NOWHERE = 1
-"""Port of a server that is not used: haproxy wants one."""
+CONFIG_FILE, MAP_FILE, LUA_FILE = "haproxy.cfg", "targets.map", "slots.lua"
+MASTER_SOCKET, WORKER_SOCKET = "master", "worker"
 
+Side = Literal["a", "b"]
 Targets = Mapping[int, int | None]
 """Stable port to the loopback port that it is turned to; None: callers wait."""
+
+_LED = re.compile(r"(?P<stable>[0-9]{1,5}) (?P<side>[ab]):(?P<port>[0-9]{1,5}),[ab]:(?P<before>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,27 @@ USUAL = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
-class ServerState:
-    """A server line of a slot as a running haproxy has it."""
+class Led:
+    """Where a slot leads, and where it led before: requests that are under way there are told apart by their side.
 
-    stable: int
-    name: str
-    port: int
-    ready: bool
+    Attributes:
+        side: one of the two servers in haproxy's configuration.
+        port: the container's; 0: callers wait.
+        before: the port of the other side; 0 when there was none.
+    """
+
+    side: Side = "b"
+    port: int = 0
+    before: int = 0
+
+    def turned(self, port: int | None) -> Led:
+        """The same slot, turned to a port; None lets callers wait."""
+        wanted = port or 0
+        if wanted == self.port:
+            return self
+        if self.port == 0:  # nobody was let by on this side since it was the other one's turn
+            return Led(self.side, wanted, self.before)
+        return Led("b" if self.side == "a" else "a", wanted, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +89,22 @@ class Answers:
 
 
 def render(
-    targets: Targets, addresses: Sequence[str], bounds: Bounds = USUAL, user: str = "", group: str = ""
+    stable: Iterable[int], addresses: Sequence[str], bounds: Bounds = USUAL, user: str = "", group: str = ""
 ) -> str:  # fmt: skip
     """The configuration file.
 
     Args:
-        targets: where each stable port leads.
-        addresses: where callers reach stable ports. One that is not there (yet) does no harm.
+        stable: the slots' ports.
+        addresses: where callers reach them. One that is not there (yet) does no harm.
         bounds: limits.
         user: as whom the process that handles requests runs; empty when it cannot be chosen.
         group: its group.
     """
-    slots = "".join(_slot(stable, port, addresses, bounds) for stable, port in sorted(targets.items()))
+    ports = sorted(stable)
     who = f"    user {user}\n    group {group}\n" if user else ""
-    return f"""{_HEAD}{json.dumps(dict(sorted(targets.items())))}
-# Written by wherry-agent, which replaces it whenever a slot's port is turned.
+    return f"""# Written by wherry-agent, which replaces it when slots come and go; where they lead is in {MAP_FILE}.
 global
-    description {structure(targets, addresses, bounds)}
+    description {structure(ports, addresses, bounds)}
 {who}    nbthread 1
     maxconn {bounds.connections}
     hard-stop-after 10m
@@ -99,105 +114,96 @@ defaults
     mode http
     # What goes to an image goes on a connection of its own: an image that closes idle ones fails nobody.
     option http-server-close
+    # Nor does a reload: connections that are open are told with their next answer that they end.
     option idle-close-on-response
-    option redispatch
     retries 3
     timeout connect 5s
     timeout client 10m
     timeout server 10m
     timeout tunnel 1h
-    timeout queue {bounds.hold_seconds}s
+    timeout queue {max(bounds.hold_seconds, 1)}s
     timeout http-request 1m
     timeout http-keep-alive 10m
-{slots}"""
+{"".join(_slot(port, addresses, bounds) for port in ports)}"""
 
 
-def _slot(stable: int, port: int | None, addresses: Sequence[str], bounds: Bounds) -> str:
+def _slot(stable: int, addresses: Sequence[str], bounds: Bounds) -> str:
     # Transparent: an address that is not there (yet) can be listened on.
     binds = "".join(f"    bind {address}:{stable} transparent\n" for address in addresses)
-    first = f"127.0.0.1:{port or _NOWHERE} maxconn {bounds.requests}" + ("" if port else " disabled")
     return f"""
 frontend in-{stable}
 {binds}    default_backend slot-{stable}
 backend slot-{stable}
-    http-request lua.hold {bounds.hold_seconds} if {{ nbsrv eq 0 }}
-    http-request return status 503 hdr Retry-After 5 if {{ nbsrv eq 0 }}
-    http-request set-var(txn.began) lua.now_us
+    http-request lua.lead {stable} {bounds.hold_seconds}
+    http-request return status 503 hdr Retry-After 5 unless {{ var(txn.port) -m found }}
+    http-request set-dst ipv4(127.0.0.1)
+    http-request set-dst-port var(txn.port)
     http-after-response set-var(txn.counted) lua.count
-    server a {first}
-    server b 127.0.0.1:{_NOWHERE} maxconn {bounds.requests} disabled
+    use-server a if {{ var(txn.side) -m str a }}
+    use-server b if {{ var(txn.side) -m str b }}
+    server a 0.0.0.0:0 maxconn {bounds.requests}
+    server b 0.0.0.0:0 maxconn {bounds.requests}
 """
 
 
-def structure(targets: Targets, addresses: Sequence[str], bounds: Bounds) -> str:
-    """Names all of a configuration but its targets: a running haproxy of another structure must load it anew."""
-    told = repr((sorted(targets), list(addresses), bounds, _slot(1, None, (), bounds)))
+def structure(stable: Iterable[int], addresses: Sequence[str], bounds: Bounds) -> str:
+    """Names a configuration: a running haproxy of another one must load it anew."""
+    told = repr((sorted(stable), list(addresses), bounds, _slot(1, (), bounds)))
     return "wherry-" + hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def read_targets(text: str) -> dict[int, int | None]:
-    """The targets in a configuration file; none when it is not one of ours."""
-    head = text.partition("\n")[0]
-    try:
-        found = json.loads(head.removeprefix(_HEAD)) if head.startswith(_HEAD) else {}
-        return {int(stable): None if port is None else int(port) for stable, port in found.items()}
-    except (ValueError, TypeError, AttributeError):
-        return {}
+def render_map(led: Mapping[int, Led]) -> str:
+    """The map file."""
+    return "".join(f"{stable} {map_value(one)}\n" for stable, one in sorted(led.items()))
 
 
-def read_servers(text: str) -> list[ServerState]:
-    """What `show servers state` says of our slots."""
-    found = []
+def map_value(led: Led) -> str:
+    """Where a slot leads, as the map has it."""
+    return f"{led.side}:{led.port},{'b' if led.side == 'a' else 'a'}:{led.before}"
+
+
+def read_map(text: str) -> dict[int, Led]:
+    """Where slots lead, by the map file, or by what `show map` says of it; lines that are not ours are left out."""
+    found = {}
     for line in text.splitlines():
-        words = line.split()
-        if len(words) < 19 or not words[1].startswith("slot-"):
-            continue
-        found.append(ServerState(int(words[1][5:]), words[3], int(words[18]), words[5] == "2"))
+        match = _LED.search(line)
+        if match:
+            side: Side = "a" if match["side"] == "a" else "b"
+            found[int(match["stable"])] = Led(side, int(match["port"]), int(match["before"]))
     return found
+
+
+def turn(led: Mapping[int, Led], targets: Targets) -> dict[int, Led]:
+    """The map for other targets."""
+    return {stable: led.get(stable, Led()).turned(port) for stable, port in targets.items()}
+
+
+def targets_of(led: Mapping[int, Led]) -> dict[int, int | None]:
+    """Where slots lead; None where callers wait."""
+    return {stable: one.port or None for stable, one in led.items()}
+
+
+def servers_of(led: Mapping[int, Led], port: int) -> set[tuple[str, str]]:
+    """Backend and server by which requests go, or went, to a container's port."""
+    other: dict[Side, Side] = {"a": "b", "b": "a"}
+    now = {(f"slot-{stable}", str(one.side)) for stable, one in led.items() if one.port == port}
+    return now | {(f"slot-{stable}", str(other[one.side])) for stable, one in led.items() if one.before == port}
+
+
+def read_open(text: str, servers: Iterable[tuple[str, str]]) -> int:
+    """Requests that wait for these servers or are being answered, by `show stat`: names are in its first line."""
+    lines, wanted = text.splitlines(), set(servers)
+    names = lines[0].removeprefix("# ").split(",") if lines else []
+    rows = [dict(zip(names, line.split(","), strict=False)) for line in lines[1:]]
+    mine = [row for row in rows if (row.get("pxname"), row.get("svname")) in wanted]
+    return sum(int(row.get("scur") or 0) + int(row.get("qcur") or 0) for row in mine)
 
 
 def read_answers(text: str, port: int, instance: str) -> Answers:
     """What `show answers` says of a container's port; nothing was counted when it is not there."""
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 6 and words[1] == f"127.0.0.1:{port}":
-            latency = tuple(int(count) for count in words[5].split(","))
-            return Answers(instance, int(words[2]), int(words[3]), int(words[4]), latency)
+        if len(words) == 5 and words[0] == str(port):
+            latency = tuple(int(count) for count in words[4].split(","))
+            return Answers(instance, int(words[1]), int(words[2]), int(words[3]), latency)
     return Answers(instance)
-
-
-def targets_of(servers: Sequence[ServerState]) -> dict[int, int | None]:
-    """Where a running haproxy leads: to the one server of a slot that is ready; with both it is half way: nowhere."""
-    found: dict[int, int | None] = {}
-    for stable in {server.stable for server in servers}:
-        ready = [server.port for server in servers if server.stable == stable and server.ready]
-        found[stable] = ready[0] if len(ready) == 1 else None
-    return found
-
-
-def changes(servers: Sequence[ServerState], targets: Targets) -> Iterator[str]:
-    """Commands that turn a running haproxy's slots to their targets: the new server first, then the old one rests.
-
-    Requests that the old one has begun to answer are let finish.
-    """
-    for stable, port in sorted(targets.items()):
-        mine = [server for server in servers if server.stable == stable]
-        if not mine:
-            continue
-        chosen = _chosen(mine, port)
-        if chosen and not (chosen.ready and chosen.port == port):
-            yield f"set server slot-{stable}/{chosen.name} addr 127.0.0.1 port {port}"
-            yield f"set server slot-{stable}/{chosen.name} state ready"
-        yield from (
-            f"set server slot-{stable}/{server.name} state maint"
-            for server in mine
-            if server is not chosen and server.ready
-        )
-
-
-def _chosen(servers: Sequence[ServerState], port: int | None) -> ServerState | None:
-    """The server that is to lead to a port: the one that does, else one that rests."""
-    if port is None:
-        return None
-    there = [server for server in servers if server.ready and server.port == port]
-    return (there or [server for server in servers if not server.ready] or [servers[-1]])[0]

@@ -1,27 +1,39 @@
 -- Loaded by haproxy. Callers of a slot that nothing serves wait; what its images answer is counted.
 
+local targets = Map.new("targets.map", Map._str)
 local waiting = 0
 
--- Wait until the slot has a server, or so many seconds. The more wait, the more seldom each looks.
-core.register_action("hold", { "http-req" }, function(txn, seconds)
-  local left = tonumber(seconds)
-  waiting = waiting + 1
-  while left > 0 and txn.f:nbsrv() == 0 do
-    local pause = math.max(20, waiting // 5)
-    core.msleep(pause)
-    left = left - pause / 1000
-  end
-  waiting = waiting - 1
-end, 1)
-
--- Upper edges of the latency bins, as wherry.messages.LATENCY_EDGES_US has them, and one bin without an end.
-local edges = {}
-for i = 0, 39 do edges[i + 1] = math.floor(100 * 2 ^ (i / 2)) end
+local function target(stable)
+  local side, port = string.match(targets:lookup(stable) or "", "^([ab]):(%d+)")
+  return side, tonumber(port or 0)
+end
 
 local function now_us()
   local now = core.now()
   return now.sec * 1000000 + now.usec
 end
+
+-- Say where a request goes; while that is nowhere, wait. The more wait, the more seldom each looks.
+core.register_action("lead", { "http-req" }, function(txn, stable, seconds)
+  local side, port = target(stable)
+  local left = tonumber(seconds)
+  waiting = waiting + 1
+  while port == 0 and left > 0 do
+    local pause = math.max(20, waiting // 5)
+    core.msleep(pause)
+    left = left - pause / 1000
+    side, port = target(stable)
+  end
+  waiting = waiting - 1
+  if port == 0 then return end
+  txn:set_var("txn.side", side)
+  txn:set_var("txn.port", port)
+  txn:set_var("txn.began", tostring(now_us()))
+end, 2)
+
+-- Upper edges of the latency bins, as wherry.messages.LATENCY_EDGES_US has them, and one bin without an end.
+local edges = {}
+for i = 0, 39 do edges[i + 1] = math.floor(100 * 2 ^ (i / 2)) end
 
 local function bin_of(us)
   local low, high = 1, #edges + 1
@@ -32,7 +44,7 @@ local function bin_of(us)
   return low
 end
 
--- By server address within a slot: an address stands for one container as long as it serves. The latest few are kept.
+-- By the container's port, which is its own for as long as it lives. The latest few are kept.
 local counted, order = {}, {}
 local MOST = 64
 
@@ -48,15 +60,11 @@ local function counters_of(key)
   return found
 end
 
--- When the image was asked, so that waiting for it to come is not its latency.
-core.register_fetches("now_us", function(txn) return tostring(now_us()) end)
-
 -- Called for every response, also those that haproxy gives in place of an image that did not answer.
 core.register_fetches("count", function(txn)
-  local began, slot = tonumber(txn:get_var("txn.began")), core.backends[txn.f:be_name()]
-  local server = slot and slot.servers[txn.f:srv_name() or ""]
-  if began == nil or server == nil then return "" end
-  local found = counters_of(slot.name .. " " .. server:get_addr())
+  local began, port = tonumber(txn:get_var("txn.began")), txn:get_var("txn.port")
+  if began == nil or port == nil then return "" end
+  local found = counters_of(port)
   if txn.f:status() >= 500 then
     found.failures = found.failures + 1
     return ""
@@ -69,7 +77,7 @@ end)
 
 core.register_cli({ "show", "answers" }, "show answers: what images answered", function(applet)
   for key, found in pairs(counted) do
-    applet:send(string.format("%s %d %d %d %s\n", key, found.requests, found.failures, found.sum,
+    applet:send(string.format("%d %d %d %d %s\n", key, found.requests, found.failures, found.sum,
       table.concat(found.bins, ",")))
   end
 end)
