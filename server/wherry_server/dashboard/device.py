@@ -41,6 +41,7 @@ class TwinSlot:
     """A slot: what is desired beside what is reported.
 
     Attributes:
+        route: how callers reach it: "kernel" or "haproxy"; empty when nothing serves.
         drift: where they differ, in words; empty when they agree.
         retry: digest that the device rejected and that is desired still, or empty.
     """
@@ -51,6 +52,7 @@ class TwinSlot:
     known_good: str
     since: str
     port: int | None
+    route: str
     health: str
     health_tone: str
     drift: str
@@ -174,6 +176,7 @@ def twin_slot(view: DeviceView, name: str, slot: SlotReport | None, now: datetim
         known_good=label(slot.known_good) if slot and slot.known_good else "",
         since=f"since {words.duration((now - slot.since).total_seconds())}" if slot and slot.since and serving else "",
         port=slot.port if slot and serving else None,
+        route=slot.route if slot and serving else "",
         health=health,
         health_tone=health_tone,
         drift=drift,

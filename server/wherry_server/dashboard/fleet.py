@@ -258,8 +258,8 @@ def rollout_card(view: RolloutView, troubled: Sequence[RolloutTargetView], now: 
     first = troubled[0] if troubled else None
     return RolloutCard(
         id=view.id,
-        release=f"{view.model} {view.version}",
-        target=f"to {describe(view.selector)}, slot {view.slot}",
+        release=view.label,
+        target=f"to {describe(view.selector)}, slot {' and '.join(part.slot for part in view.parts)}",
         state=view.state,
         tone=tone(view.state),
         when=words.age(view.created, now),

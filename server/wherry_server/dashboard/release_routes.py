@@ -115,12 +115,13 @@ def _form(
     model: str,
     version: str,
     slot: Text = "",
+    others: Ids = "",
     whom: Text = "all",
     label: Text = "",
     profile: Text = "",
     ids: Ids = "",
 ) -> Response:
-    typed = {"slot": slot, "whom": whom, "label": label, "profile": profile, "ids": ids}
+    typed = {"slot": slot, "others": others, "whom": whom, "label": label, "profile": profile, "ids": ids}
     return _render_form(request, frame, model, version, typed)
 
 

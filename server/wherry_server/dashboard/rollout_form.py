@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from wherry.api import DEFAULT_SLOT, RolloutRequest, Selector
+from wherry.api import DEFAULT_SLOT, RolloutPart, RolloutRequest, Selector
 
 WHOM = ("all", "label", "profile", "ids")
 
@@ -18,11 +18,13 @@ class RolloutForm:
     """What was typed, to be shown again, and what is wrong with it.
 
     Attributes:
+        others: releases for other slots that go together with this one, `SLOT=MODEL:VERSION` each.
         whom: one of WHOM; it says which of the fields after it counts.
         wrong: sentence by field.
     """
 
     slot: str = DEFAULT_SLOT
+    others: str = ""
     whom: str = "all"
     label: str = ""
     profile: str = ""
@@ -34,7 +36,7 @@ def read_form(fields: Mapping[str, str], model: str, version: str) -> tuple[Roll
     """The form as typed, and the request that it asks for when nothing is wrong."""
     slot = fields.get("slot", "").strip() or DEFAULT_SLOT
     whom = fields.get("whom", "all")
-    label, profile, ids = (fields.get(name, "").strip() for name in ("label", "profile", "ids"))
+    label, profile, ids, others = (fields.get(name, "").strip() for name in ("label", "profile", "ids", "others"))
     wrong: dict[str, str] = {}
     try:
         selector = _selector(whom, label, profile, ids)
@@ -45,10 +47,25 @@ def read_form(fields: Mapping[str, str], model: str, version: str) -> tuple[Roll
     request = None
     if selector is not None:
         try:
-            request = RolloutRequest(model=model, version=version, slot=slot, selector=selector)
+            request = _request(model, version, slot, _words(others), selector)
         except ValidationError:
-            wrong["slot"] = "A slot's name has small letters, digits and hyphens, 32 at most."
-    return RolloutForm(slot, whom if whom in WHOM else "all", label, profile, ids, wrong), request
+            wrong["others" if others else "slot"] = _OTHERS if others else _SLOT
+    return RolloutForm(slot, others, whom if whom in WHOM else "all", label, profile, ids, wrong), request
+
+
+def _request(model: str, version: str, slot: str, others: list[str], selector: Selector) -> RolloutRequest:
+    if not others:
+        return RolloutRequest(model=model, version=version, slot=slot, selector=selector)
+    parts = [RolloutPart(model=model, version=version, slot=slot)]
+    for text in others:
+        place, _, release = text.partition("=")
+        name, _, of = release.partition(":")
+        parts.append(RolloutPart(model=name, version=of, slot=place))
+    return RolloutRequest(together=parts, selector=selector)
+
+
+_SLOT = "A slot's name has small letters, digits and hyphens, 32 at most."
+_OTHERS = "Write SLOT=MODEL:VERSION, for example text=words:3, with another slot for each release."
 
 
 _MISSING = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import get_args
 
-from wherry.api import RolloutTargetView, RolloutView, TargetState
+from wherry.api import RolloutTargetView, RolloutView, TargetPartView, TargetState
 from wherry.errors import Conflict
 from wherry.messages import DeploymentReport, Problem
 from wherry_server.dashboard import words
@@ -45,9 +45,8 @@ class Summary:
     """A rollout in a list, and the head of its page."""
 
     id: int
-    model: str
-    version: str
-    slot: str
+    label: str
+    releases: list[tuple[str, str, str]]
     whom: str
     state: str
     tone: str
@@ -69,6 +68,7 @@ class TargetRow:
         percent: of the bytes to fetch; None when nothing is being fetched.
         gate: the health gate that asks now.
         left: seconds until the phase fails by itself.
+        slots: (slot, what it does, tone) of each, when the rollout has several releases.
     """
 
     device: str
@@ -83,6 +83,7 @@ class TargetRow:
     when: str
     reason: str
     fix: str
+    slots: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,8 @@ def summary(view: RolloutView, now: datetime) -> Summary:
     total = sum(view.counts.values())
     return Summary(
         id=view.id,
-        model=view.model,
-        version=view.version,
-        slot=view.slot,
+        label=view.label,
+        releases=[(part.label, f"/releases/{part.model}/{part.version}", part.slot) for part in view.parts],
         whom=describe(view.selector),
         state=view.state,
         tone=words.tone(view.state),
@@ -240,7 +240,13 @@ def target_row(view: RolloutTargetView, now: datetime) -> TargetRow:
         when=words.age(report.updated, now) if report else "",
         reason=_reason(problem),
         fix=sentence(problem.fix) if problem and problem.fix else "",
+        slots=[(part.slot, _slot_doing(part), words.tone(part.state)) for part in view.parts],
     )
+
+
+def _slot_doing(part: TargetPartView) -> str:
+    running = part.state == "running" and part.deployment is not None
+    return words.phase_words(part.deployment.phase) if running and part.deployment else part.state
 
 
 def _fetched(report: DeploymentReport) -> str:
