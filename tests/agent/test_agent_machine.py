@@ -27,11 +27,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from wherry.errors import StoreError
 from wherry.messages import PollNow, Retry, StateReport, UpdateLock
+from wherry.release import Needs
 from wherry_agent.assignment import Marks, TrustedImage, mark_above
 from wherry_agent.entry import Entry, SlotEntry, container_name, same, withdrawn
 from wherry_agent.events import AssignmentReceived, CommandReceived, Tick
 
 EXAMPLES = int(os.environ.get("WHERRY_MACHINE_EXAMPLES", "0"))
+DISKS = (10**9, 10**9, 12_000_000)
+"""Each release takes 2 MB, and 3 MB while it is fetched."""
 SLOTS = ("main", "aux")
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -72,9 +75,10 @@ class AgentMachine(RuleBasedStateMachine):
 
     # -- the agent's life --------------------------------------------------------------------------------
 
-    @initialize(memory=st.sampled_from([1000, 1000, 10]))
-    def begin(self, memory: int) -> None:
+    @initialize(memory=st.sampled_from([1000, 1000, 10]), disk=st.sampled_from(DISKS))
+    def begin(self, memory: int, disk: int) -> None:
         self.world.available_mb = memory
+        self.world.disk_free, self.world.disk_fills = disk, True
         self.device = ChaoticDevice(self.folder, self.world, self.chaos, self.wishes)
         self.turn()
 
@@ -134,7 +138,8 @@ class AgentMachine(RuleBasedStateMachine):
         """The catalogue key of a new release of a kind."""
         key = str(len(self.device.catalogue) + 1)
         behaviour, memory = KINDS[kind]
-        self.device.release(key, behaviour, memory_mb=memory)
+        needs = Needs(slots=["aux"] if kind == "needs" else [])
+        self.device.release(key, behaviour, memory_mb=memory, needs=needs)
         return key
 
     @rule(slot=slots, steps=work)
@@ -276,9 +281,9 @@ class AgentMachine(RuleBasedStateMachine):
         self.world.registry = "good"
         self.turn(Tick(), steps=steps)
 
-    @rule(memory=st.sampled_from([10, 300, 1000]), disk=st.sampled_from([1000, 10**9, 10**9]))
+    @rule(memory=st.sampled_from([10, 300, 1000]), disk=st.sampled_from([1000, 7_000_000, 10**9]))
     def room_changes(self, memory: int, disk: int) -> None:
-        self.disturbed |= disk == 1000
+        self.disturbed = True
         self.world.available_mb, self.world.disk_free = memory, disk
         self.turn(Tick())
 
@@ -327,7 +332,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.disturbed = True
         digest = sorted(self.world.images)[pick % len(self.world.images)]
         with self.world:
-            del self.world.images[digest]
+            self.world.disk_free += self.world.images.pop(digest).image.unpacked_bytes
             self.world.stolen.add(digest)
         self.turn(Tick())
 
@@ -450,15 +455,22 @@ class AgentMachine(RuleBasedStateMachine):
             image = container.image
             assert image is not None
             assert not withdrawn(image, entry.marks), f"{name} was withdrawn and is still there"
-            assert container.slot in self.wanted, f"{name} is in a slot that is to be empty"
+            empty = container.slot not in self.wanted and not self.is_needed(entry, container.slot)
+            assert not empty, f"{name} is in a slot that is to be empty"
         assert {container.port for container in self.world.containers.values()} >= set(self.world.routes.values())
         assert not self.world.waiting, "callers wait for ever"
 
     def slot_is_settled(self, entry: Entry, name: str, slot: SlotEntry) -> None:
         wanted = self.device.catalogue[self.wanted[name]] if name in self.wanted else None
+        if wanted is None and slot.known_good and self.is_needed(entry, name):
+            assert _explains(self.device.state.problem), f"nobody says why slot {name} is not emptied"
+            return
         if wanted is None:
             assert slot.known_good is None
             assert slot.port not in self.world.routes
+            return
+        if slot.trial and wanted.image.needs.slots:
+            assert _explains(self.device.state.problem), f"nobody says what slot {name} waits for"
             return
         assert slot.trial is None or self.world.bad(wanted), f"slot {name} is still at {slot.trial}"
         waiting = {self.device.catalogue[key].digest for key in self.wanted.values()} - entry.rejected.keys()
@@ -471,10 +483,18 @@ class AgentMachine(RuleBasedStateMachine):
             self.is_explained_for_good(entry, name, slot, wanted)
         self.serves_what_it_can(slot)
 
+    def is_needed(self, entry: Entry, name: str) -> bool:
+        """Whether another slot's release needs a slot."""
+        found = [slot.known_good for slot in entry.slots.values()] + [
+            slot.trial.image for slot in entry.slots.values() if slot.trial
+        ]
+        return any(image is not None and name in image.image.needs.slots for image in found)
+
     def is_explained_for_good(self, entry: Entry, name: str, slot: SlotEntry, wanted: TrustedImage) -> None:
         last = slot.deployment
         assert last is not None
-        if withdrawn(wanted, entry.marks) or mark_above(name, wanted, entry.marks.counters) or last.culprit:
+        hindered = withdrawn(wanted, entry.marks) or mark_above(name, wanted, entry.marks.counters)
+        if hindered or last.culprit or wanted.image.needs.slots:
             assert same(last.image, wanted)
             assert _explains(last.problem)
             return
@@ -504,6 +524,8 @@ class AgentMachine(RuleBasedStateMachine):
 
     def can_run(self, name: str) -> bool:
         image, marks = self.device.catalogue[self.wanted[name]], self.device.journal.entry.marks
+        if image.image.needs.slots:
+            return False  # it may wait for ever, or be refused
         return self.world.sound(image) and not withdrawn(image, marks) and not mark_above(name, image, marks.counters)
 
 
