@@ -106,7 +106,9 @@ def _settled(slot: SlotEntry, desired: Assignment | None, observed: Observed, en
     if desired is not None and AGENT_SLOT not in desired.slots and (slot.known_good or slot.previous):
         return [Remove(AGENT_SLOT, 0, strays, 0)]
     wanted = desired.slots.get(AGENT_SLOT) if desired else None
-    needed = entry.needed_digests() | {observed.agent.digest, wanted.digest if wanted else ""}
+    needed = entry.needed_digests() | {observed.agent.digest}
+    if wanted and wanted.digest not in entry.rejected and not withdrawn(wanted, entry.marks):
+        needed |= {wanted.digest}
     images = tuple(image for image in slot.litter if image.digest not in needed)
     return [Prune(AGENT_SLOT, strays, images)] if strays or images else []
 
@@ -140,6 +142,8 @@ def own_version_noticed(entry: Entry, fact: OwnVersionNoticed, now: datetime, li
         rejected[known.digest] = Rejection(known.digest, AGENT_SLOT, problem, now)
         if last and same(last.image, known) and allows(last.phase, "fall_back"):
             last = advanced(last, "fall_back", now, problem=problem)
+    elif last and same(last.image, known) and allows(last.phase, "remove"):
+        last = advanced(last, "remove", now)
     slot = replace(
         slot, known_good=back, previous=None, deployment=last, litter=(*slot.litter, *gone), since=now
     )  # fmt: skip

@@ -216,6 +216,18 @@ say("orphaned")
 """
 
 
+PROVES_ITSELF = """
+import importlib.util
+found = importlib.util.spec_from_file_location("supervisor", MODULE)
+module = importlib.util.module_from_spec(found)
+found.loader.exec_module(module)
+module.write_state(state + "/agent", module.State(current=name))
+say("confirmed")
+time.sleep(5.5)
+say("lives")
+"""
+
+
 class Real:
     """A real supervisor with agents that are a few lines long."""
 
@@ -298,11 +310,7 @@ class TestRealProcesses:
         assert real.read() == State(verdicts=((A, "it did not prove itself within 3 s"),))
 
     def test_a_trial_that_proves_itself_outlives_its_deadline(self, real):
-        real.version(A, f"sys.path.append({str(Path(supervisor.__file__).parent.parent)!r})\n"
-                        "import importlib.util as u\n"
-                        f"s = u.spec_from_file_location('sup', {supervisor.__file__!r}); m = u.module_from_spec(s); s.loader.exec_module(m)\n"
-                        "m.write_state(state + '/agent', m.State(current=name)); say('confirmed')\n"
-                        "time.sleep(5.5); say('lives')")  # fmt: skip
+        real.version(A, PROVES_ITSELF.replace("MODULE", repr(supervisor.__file__)))
         write_state(str(real.state / "agent"), State(trial=A, seconds=5.0))
         real.start()
         real.wait_for("aaaaaaaaa confirmed", "aaaaaaaaa lives")
