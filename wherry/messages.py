@@ -111,6 +111,7 @@ class SlotReport(_Model):
 
     Attributes:
         port: the stable local port where applications find the model.
+        route: how callers reach it by that port: "kernel" (a redirect) or "haproxy"; empty when it leads nowhere.
         serving: the release that answers now, or None.
         since: when `serving` began to answer here.
         known_good: the last one committed.
@@ -118,6 +119,7 @@ class SlotReport(_Model):
 
     slot: SlotName
     port: int
+    route: str = ""
     serving: ReleaseRef | None = None
     since: Instant | None = None
     known_good: ReleaseRef | None = None

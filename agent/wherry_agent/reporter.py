@@ -121,6 +121,7 @@ def _slot_report(view: View, slot: SlotEntry) -> SlotReport:
     return SlotReport(
         slot=slot.slot,
         port=slot.port,
+        route=view.observed.ways.get(slot.port, ""),
         serving=_ref(answering),
         since=_since(slot, answering) if answering else None,
         known_good=_ref(slot.known_good),
@@ -164,7 +165,8 @@ def _slot_lines(slot: SlotReport) -> list[str]:
     health = ("healthy" if slot.healthy else "NOT healthy") if slot.serving else "DOWN" if slot.known_good else "empty"
     since = f" since {slot.since:%F %T}Z" if slot.since else ""
     where = f"at 127.0.0.1:{slot.port}: serves" if slot.port else "runs"
-    lines = [f"slot {slot.slot} {where} {what}{since}, {health}"]
+    led = f", led by {slot.route}" if slot.route else ""
+    lines = [f"slot {slot.slot} {where} {what}{since}, {health}{led}"]
     if slot.known_good and slot.known_good != slot.serving:
         lines.append(f"  known-good: {_release_text(slot.known_good)}")
     if slot.desired and slot.desired != slot.serving:

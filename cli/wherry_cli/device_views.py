@@ -104,10 +104,16 @@ def _slots(view: DeviceView) -> RenderableType:
                 _health(slot),
                 Text(release_name(view.desired.get(name)), style="yellow" if name in view.drift else ""),
                 release_name(slot.known_good) if slot else "-",
-                f"127.0.0.1:{slot.port}" if slot and slot.port else "-",
+                _endpoint(slot),
             )
         )
     return table(("slot", "runs", "health", "desired", "known-good", "endpoint"), cells, "None.")
+
+
+def _endpoint(slot: SlotReport | None) -> str:
+    if slot is None or not slot.port:
+        return "-"
+    return f"127.0.0.1:{slot.port}" + (f" by {slot.route}" if slot.route else "")
 
 
 def _runs(name: str, slot: SlotReport | None) -> str:
