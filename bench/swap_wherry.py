@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from demo import break_model
+from demo_models import break_model
 from fleet import MODEL, PROFILE, make_versions, publish, roll_out
 from lab import Lab
 from swap_methods import answering, wait_until
