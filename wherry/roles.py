@@ -11,7 +11,8 @@ DIRECTOR = "director"
 DIRECTOR_PATHS = ("assign/*",)
 ASSIGNMENT_SCHEMA = 1
 ASSIGNMENT_FIELD = "x-wherry-assignment"
-"""In the assignment's signed part: {"schema": 1, "device": ID, "slots": {SLOT: TARGET PATH}, "together": [[SLOT, …], …]}.
+"""In the assignment's signed part:
+{"schema": 1, "device": ID, "slots": {SLOT: TARGET PATH}, "together": [[SLOT, …], …]}.
 
 Its `targets` hold, for each of these paths, the same length and hashes as the owner's own targets
 metadata. A slot that is not named is to be emptied. Slots of one group of

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from wherry.api import EnrolRequest, RenewRequest
+from wherry.api.devices import EnrolRequest, RenewRequest
 from wherry.errors import IdentityError, WherryError
 from wherry.join import JoinToken
 from wherry.mqtt import BrokerSettings

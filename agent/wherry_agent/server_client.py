@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
-from wherry.api import EnrolReply, EnrolRequest, ErrorBody, RenewRequest
+from wherry.api.base import ErrorBody
+from wherry.api.devices import EnrolReply, EnrolRequest, RenewRequest
 from wherry.device_auth import sign_request
 from wherry.errors import IdentityError, ServerError
 

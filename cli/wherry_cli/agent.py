@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wherry.agent_release import AGENT_MODEL, AGENT_SLOT
-from wherry.api import RolloutRequest, RolloutView
+from wherry.api.rollouts import RolloutRequest, RolloutView
 from wherry.errors import InputError
 from wherry_cli.complete import complete_profiles
 from wherry_cli.follow import Timeout, Watch, follow

@@ -13,7 +13,22 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from wherry import api
+from wherry.api.base import ErrorBody
+from wherry.api.devices import (
+    DeviceChange,
+    DevicePage,
+    DeviceView,
+    DiagnoseAnswer,
+    LogsAnswer,
+    LogsQuestion,
+    TokenCreated,
+    TokenRequest,
+)
+from wherry.api.operators import ApiTokenList, ApiTokenView, AuditEntry, AuditPage
+from wherry.api.releases import ReleasePage, ReleaseView
+from wherry.api.repository import OnlineKeys, RepositoryInfo, RepositoryUpload
+from wherry.api.rollouts import DeploymentPage, DeploymentView, RolloutPage, RolloutPreview, RolloutRequest, RolloutView
+from wherry.api.telemetry import FleetView, TelemetrySummary
 from wherry.errors import IdentityError, MalformedMessage, NotAllowed, NotFound, ServerError, WherryError, walk_errors
 from wherry.messages import Problem
 from wherry_cli.settings import Settings
@@ -141,7 +156,7 @@ class ServerClient:
 
     def _refusal(self, response: httpx.Response) -> WherryError:
         try:
-            problem = api.ErrorBody.model_validate_json(response.content).error
+            problem = ErrorBody.model_validate_json(response.content).error
             if response.status_code == 401:
                 # The server speaks of headers; who sits here knows of logging in.
                 return NotAllowed(f"API token for {self._server}", "is not valid (any more)", LOGIN_FIX)
@@ -165,17 +180,17 @@ class ServerClient:
 
     # -- trust
 
-    def repository(self) -> api.RepositoryInfo:
+    def repository(self) -> RepositoryInfo:
         """Versions of the signed metadata that the server holds."""
-        return self._read(api.RepositoryInfo, "GET", "/v1/repository")
+        return self._read(RepositoryInfo, "GET", "/v1/repository")
 
-    def upload_repository(self, upload: api.RepositoryUpload) -> api.RepositoryInfo:
+    def upload_repository(self, upload: RepositoryUpload) -> RepositoryInfo:
         """Store owner-signed metadata, all files or none."""
-        return self._read(api.RepositoryInfo, "POST", "/v1/repository", body=upload)
+        return self._read(RepositoryInfo, "POST", "/v1/repository", body=upload)
 
-    def online_keys(self) -> api.OnlineKeys:
+    def online_keys(self) -> OnlineKeys:
         """The server's own public keys."""
-        return self._read(api.OnlineKeys, "GET", "/v1/keys")
+        return self._read(OnlineKeys, "GET", "/v1/keys")
 
     def metadata(self, name: str) -> bytes:
         """One metadata file as the server holds it."""
@@ -183,29 +198,29 @@ class ServerClient:
 
     # -- devices
 
-    def create_token(self, request: api.TokenRequest) -> api.TokenCreated:
+    def create_token(self, request: TokenRequest) -> TokenCreated:
         """A single-use join token."""
-        return self._read(api.TokenCreated, "POST", "/v1/tokens", body=request)
+        return self._read(TokenCreated, "POST", "/v1/tokens", body=request)
 
-    def devices(self, **conditions: str | int | list[str] | None) -> Iterator[api.DeviceView]:
+    def devices(self, **conditions: str | int | list[str] | None) -> Iterator[DeviceView]:
         """Every device that meets the conditions (profile, label, state, search, model, version), page by page."""
-        return self._pages(api.DevicePage, "/v1/devices", _given(**conditions))
+        return self._pages(DevicePage, "/v1/devices", _given(**conditions))
 
-    def some_devices(self, state: str, limit: int) -> list[api.DeviceView]:
+    def some_devices(self, state: str, limit: int) -> list[DeviceView]:
         """The first few devices in a state."""
-        return self._read(api.DevicePage, "GET", "/v1/devices", params={"state": state, "limit": limit}).items
+        return self._read(DevicePage, "GET", "/v1/devices", params={"state": state, "limit": limit}).items
 
-    def fleet(self) -> api.FleetView:
+    def fleet(self) -> FleetView:
         """The fleet at a glance."""
-        return self._read(api.FleetView, "GET", "/v1/fleet")
+        return self._read(FleetView, "GET", "/v1/fleet")
 
-    def device(self, device: str) -> api.DeviceView:
+    def device(self, device: str) -> DeviceView:
         """One device's twin."""
-        return self._read(api.DeviceView, "GET", f"/v1/devices/{device}")
+        return self._read(DeviceView, "GET", f"/v1/devices/{device}")
 
-    def change_device(self, device: str, change: api.DeviceChange) -> api.DeviceView:
+    def change_device(self, device: str, change: DeviceChange) -> DeviceView:
         """Replace a device's labels."""
-        return self._read(api.DeviceView, "PATCH", f"/v1/devices/{device}", body=change)
+        return self._read(DeviceView, "PATCH", f"/v1/devices/{device}", body=change)
 
     def revoke_device(self, device: str) -> None:
         """Lock a device out."""
@@ -227,29 +242,29 @@ class ServerClient:
         """Empty a slot of a device."""
         self._call("DELETE", f"/v1/devices/{device}/slots/{slot}")
 
-    def logs(self, device: str, question: api.LogsQuestion) -> api.LogsAnswer:
+    def logs(self, device: str, question: LogsQuestion) -> LogsAnswer:
         """What a slot's container wrote, from the device itself."""
-        return self._read(api.LogsAnswer, "POST", f"/v1/devices/{device}/logs", body=question)
+        return self._read(LogsAnswer, "POST", f"/v1/devices/{device}/logs", body=question)
 
-    def diagnose(self, device: str) -> api.DiagnoseAnswer:
+    def diagnose(self, device: str) -> DiagnoseAnswer:
         """Have a device examine itself."""
-        return self._read(api.DiagnoseAnswer, "POST", f"/v1/devices/{device}/diagnose")
+        return self._read(DiagnoseAnswer, "POST", f"/v1/devices/{device}/diagnose")
 
-    def deployments(self, device: str | None = None, limit: int = 20) -> list[api.DeploymentView]:
+    def deployments(self, device: str | None = None, limit: int = 20) -> list[DeploymentView]:
         """The newest deployments."""
         params = _given(device=device, limit=limit)
-        return self._read(api.DeploymentPage, "GET", "/v1/deployments", params=params).items
+        return self._read(DeploymentPage, "GET", "/v1/deployments", params=params).items
 
     # -- operators
 
-    def audit(self, limit: int, **conditions: str | None) -> list[api.AuditEntry]:
+    def audit(self, limit: int, **conditions: str | None) -> list[AuditEntry]:
         """Who did what (action, thing, actor), newest first."""
         params = _given(limit=min(limit, PAGE_LIMIT), **conditions)
-        return list(itertools.islice(self._pages(api.AuditPage, "/v1/audit", params), limit))
+        return list(itertools.islice(self._pages(AuditPage, "/v1/audit", params), limit))
 
-    def api_tokens(self) -> list[api.ApiTokenView]:
+    def api_tokens(self) -> list[ApiTokenView]:
         """The operators' tokens, without their secrets."""
-        return self._read(api.ApiTokenList, "GET", "/v1/api-tokens").items
+        return self._read(ApiTokenList, "GET", "/v1/api-tokens").items
 
     def revoke_api_token(self, name: str) -> None:
         """Make a token useless."""
@@ -257,43 +272,43 @@ class ServerClient:
 
     # -- releases, rollouts, telemetry
 
-    def releases(self, model: str | None = None) -> Iterator[api.ReleaseView]:
+    def releases(self, model: str | None = None) -> Iterator[ReleaseView]:
         """Every release, page by page."""
-        return self._pages(api.ReleasePage, "/v1/releases", _given(model=model))
+        return self._pages(ReleasePage, "/v1/releases", _given(model=model))
 
-    def release(self, model: str, version: str) -> api.ReleaseView:
+    def release(self, model: str, version: str) -> ReleaseView:
         """One release."""
-        return self._read(api.ReleaseView, "GET", f"/v1/releases/{model}/{version}")
+        return self._read(ReleaseView, "GET", f"/v1/releases/{model}/{version}")
 
-    def preview_rollout(self, request: api.RolloutRequest) -> api.RolloutPreview:
+    def preview_rollout(self, request: RolloutRequest) -> RolloutPreview:
         """`POST /v1/rollouts/preview`."""
-        return self._read(api.RolloutPreview, "POST", "/v1/rollouts/preview", body=request)
+        return self._read(RolloutPreview, "POST", "/v1/rollouts/preview", body=request)
 
-    def start_rollout(self, request: api.RolloutRequest) -> api.RolloutView:
+    def start_rollout(self, request: RolloutRequest) -> RolloutView:
         """Bring a release to a selection of devices."""
-        return self._read(api.RolloutView, "POST", "/v1/rollouts", body=request)
+        return self._read(RolloutView, "POST", "/v1/rollouts", body=request)
 
-    def rollouts(self, limit: int = 20) -> list[api.RolloutView]:
+    def rollouts(self, limit: int = 20) -> list[RolloutView]:
         """The newest rollouts, without their targets."""
-        return self._read(api.RolloutPage, "GET", "/v1/rollouts", params={"limit": limit}).items
+        return self._read(RolloutPage, "GET", "/v1/rollouts", params={"limit": limit}).items
 
-    def rollout(self, number: int) -> api.RolloutView:
+    def rollout(self, number: int) -> RolloutView:
         """One rollout with all its targets, page by page."""
         path, params = f"/v1/rollouts/{number}", _given(limit=ROLLOUT_PAGE)
-        view = self._read(api.RolloutView, "GET", path, params=params)
+        view = self._read(RolloutView, "GET", path, params=params)
         while view.next is not None:
-            page = self._read(api.RolloutView, "GET", path, params=params | _given(after=view.next))
+            page = self._read(RolloutView, "GET", path, params=params | _given(after=view.next))
             view = page.model_copy(update={"targets": [*view.targets, *page.targets]})
         return view
 
-    def control_rollout(self, number: int, action: str) -> api.RolloutView:
+    def control_rollout(self, number: int, action: str) -> RolloutView:
         """`start` (resume), `pause`, `abort` or `retry` a rollout."""
-        return self._read(api.RolloutView, "POST", f"/v1/rollouts/{number}/{action}")
+        return self._read(RolloutView, "POST", f"/v1/rollouts/{number}/{action}")
 
-    def telemetry(self, device: str | None, model: str | None, since: str) -> api.TelemetrySummary:
+    def telemetry(self, device: str | None, model: str | None, since: str) -> TelemetrySummary:
         """What devices measured since an ISO 8601 time."""
         params = _given(device=device, model=model, since=since)
-        return self._read(api.TelemetrySummary, "GET", "/v1/telemetry", params=params)
+        return self._read(TelemetrySummary, "GET", "/v1/telemetry", params=params)
 
     def _pages(self, kind: type[M], path: str, params: Query) -> Iterator[Any]:
         after: str | None = None

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
-from wherry.api import DEFAULT_SLOT, DeviceChange, DeviceView, TokenCreated, TokenRequest
+from wherry.api.base import DEFAULT_SLOT
+from wherry.api.devices import DeviceChange, DeviceView, TokenCreated, TokenRequest
 from wherry.errors import ConfigError, NotFound
 from wherry.join import JoinToken
 from wherry.questions import LOG_LINES

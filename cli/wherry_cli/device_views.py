@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from wherry.agent_release import AGENT_SLOT
-from wherry.api import DeploymentView, DeviceView
+from wherry.api.devices import DeviceView
+from wherry.api.rollouts import DeploymentView
 from wherry.messages import SlotReport
 from wherry_cli.output import fields, indented, remarks, table
 from wherry_cli.watch import STATE_STYLES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from wherry.api import DiagnoseAnswer
+from wherry.api.devices import DiagnoseAnswer
 from wherry_cli.output import fields, indented, table
 from wherry_cli.words import printable
 

@@ -11,7 +11,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from wherry.api import RolloutView
+from wherry.api.rollouts import RolloutView
 from wherry.errors import WherryError
 from wherry_cli import watch
 from wherry_cli.client import ServerClient

@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from wherry.api import RepositoryInfo
+from wherry.api.repository import RepositoryInfo
 from wherry.errors import InputError, StoreError
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, fields, table

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wherry.api import RepositoryInfo
+from wherry.api.repository import RepositoryInfo
 from wherry.errors import StoreError, Tampered
 from wherry.metadata import Files, file_name, newest, verify_owner_set
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from wherry.api import RepositoryInfo
+from wherry.api.repository import RepositoryInfo
 from wherry.errors import InputError
 from wherry_cli.ca import compare_fingerprint, fetch_ca, fingerprint, leaf_pem, readable_fingerprint
 from wherry_cli.client import open_client

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from rich.text import Text
 
-from wherry.api import DEFAULT_SLOT, LogsAnswer, LogsQuestion
+from wherry.api.base import DEFAULT_SLOT
+from wherry.api.devices import LogsAnswer, LogsQuestion
 from wherry.errors import AdapterError, Conflict, InputError
 from wherry.questions import LOG_LINES, LogLine
 from wherry_cli.client import ServerClient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wherry.api import RolloutTargetView, RolloutView
+from wherry.api.rollouts import RolloutTargetView, RolloutView
 from wherry.messages import DeploymentReport, GateResult
 from wherry_cli.watch import ENDED_ROLLOUTS, FINAL_TARGETS, reason_of, seconds_of, spread, title
 from wherry_cli.words import duration, printable, size

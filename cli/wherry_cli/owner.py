@@ -12,7 +12,7 @@ from datetime import datetime
 from pydantic import BaseModel
 from securesystemslib.signer import CryptoSigner
 
-from wherry.api import RepositoryInfo, RepositoryUpload
+from wherry.api.repository import RepositoryInfo, RepositoryUpload
 from wherry.errors import ConfigError, Conflict, InputError, NotFound
 from wherry.identity import Digest
 from wherry.metadata import Files, SignedImage, file_name, newest, verify_owner_set

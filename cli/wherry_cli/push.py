@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from wherry.api import DEFAULT_SLOT, RolloutRequest, RolloutView, Selector
+from wherry.api.base import DEFAULT_SLOT
+from wherry.api.rollouts import RolloutRequest, RolloutView, Selector
 from wherry.errors import InputError
 from wherry_cli.client import ServerClient
 from wherry_cli.follow import Timeout, Watch, follow

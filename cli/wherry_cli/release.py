@@ -9,7 +9,8 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from wherry.api import ReleaseImageView, ReleaseView, RepositoryInfo
+from wherry.api.releases import ReleaseImageView, ReleaseView
+from wherry.api.repository import RepositoryInfo
 from wherry.errors import InputError
 from wherry_cli.complete import complete_models, complete_profiles, complete_versions
 from wherry_cli.looking import now_utc

@@ -27,7 +27,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from wherry.api import OnlineKeys
+from wherry.api.repository import OnlineKeys
 from wherry.errors import ConfigError, Conflict, InputError, MalformedMessage, NotFound
 from wherry.metadata import TARGETS_LIMIT, Files, SignedImage, file_name, signed_images, verify_owner_set
 from wherry.release import ReleaseImage

@@ -11,7 +11,8 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from wherry.api import DEFAULT_SLOT, RolloutPart, RolloutRequest, RolloutView
+from wherry.api.base import DEFAULT_SLOT
+from wherry.api.rollouts import RolloutPart, RolloutRequest, RolloutView
 from wherry.errors import InputError, WherryError
 from wherry_cli import watch
 from wherry_cli.client import ServerClient

@@ -7,7 +7,7 @@ from datetime import datetime
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from wherry.api import RolloutView
+from wherry.api.rollouts import RolloutView
 from wherry_cli import watch
 from wherry_cli.output import bar, remarks, table
 from wherry_cli.words import duration, part_of, rate_text, size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from wherry.api import DeviceView, Selector
+from wherry.api.devices import DeviceView
+from wherry.api.rollouts import Selector
 from wherry.errors import InputError
 from wherry_cli.words import labels_text, parse_pairs
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from wherry.api import HostTelemetry, SlotTelemetry, TelemetrySummary
+from wherry.api.telemetry import HostTelemetry, SlotTelemetry, TelemetrySummary
 from wherry_cli.complete import complete_devices, complete_models
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, table

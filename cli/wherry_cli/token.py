@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from wherry.api import ApiTokenView
+from wherry.api.operators import ApiTokenView
 from wherry_cli.looking import now_utc
 from wherry_cli.output import Json, Output, table
 from wherry_cli.session import confirm, connected

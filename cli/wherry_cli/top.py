@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
-from wherry.api import DeviceView, FleetView, HostTelemetry, RolloutView
+from wherry.api.devices import DeviceView
+from wherry.api.rollouts import RolloutView
+from wherry.api.telemetry import FleetView, HostTelemetry
 from wherry_cli.client import ServerClient
 from wherry_cli.follow import trouble_text
 from wherry_cli.looking import looks, now_utc

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from wherry.api import DeviceView, FleetVersion, FleetView, HostTelemetry
+from wherry.api.devices import DeviceView
+from wherry.api.telemetry import FleetVersion, FleetView, HostTelemetry
 from wherry_cli import watch
 from wherry_cli.output import bar, table
 from wherry_cli.words import ago, latency, names_text, problem_text, release_name, share

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import datetime
 
-from wherry.api import RolloutTargetView, RolloutView
+from wherry.api.rollouts import RolloutTargetView, RolloutView
 from wherry.messages import DeploymentReport
 from wherry_cli.selectors import selector_text
 from wherry_cli.words import names_text, printable, problem_text

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 
-from wherry.api import OnlineKeys, RepositoryInfo
+from wherry.api.repository import OnlineKeys, RepositoryInfo
 from wherry.errors import RolledBack, StoreError, Tampered, Unsigned
 from wherry.metadata import (
     Files,

@@ -23,14 +23,9 @@ from cryptography.x509.oid import NameOID
 from securesystemslib.signer import CryptoSigner
 from typer.testing import CliRunner
 
-from wherry.api import (
-    DeviceView,
-    ReleaseImageView,
-    ReleaseView,
-    RolloutTargetView,
-    RolloutView,
-    Selector,
-)
+from wherry.api.devices import DeviceView
+from wherry.api.releases import ReleaseImageView, ReleaseView
+from wherry.api.rollouts import RolloutTargetView, RolloutView, Selector
 from wherry.errors import Conflict, NotAllowed, NotFound, WherryError
 from wherry.messages import DeploymentReport, GateResult, Problem, ReleaseRef, SlotReport
 from wherry.metadata import newest, read_metadata, signed_images

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
-from wherry.api import FleetView, HostTelemetry
+from wherry.api.telemetry import FleetView, HostTelemetry
 from wherry_cli.top import Glance, busiest
 from wherry_cli.top_view import TopPage
 

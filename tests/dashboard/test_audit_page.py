@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from wherry.api import AuditEntry
+from wherry.api.operators import AuditEntry
 from wherry_server.dashboard.audit_rows import audit_row, says
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

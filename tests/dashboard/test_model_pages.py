@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from wherry.api import ReleaseView, TelemetrySeries, VersionSeries
+from wherry.api.releases import ReleaseView
+from wherry.api.telemetry import TelemetrySeries, VersionSeries
 from wherry_server.dashboard.model_rows import model_card, model_charts, parts, per_second, version_rows
 from wherry_server.dashboard.model_verdict import rate, verdict
 from wherry_server.store.model_views import ModelInField, VersionInField

@@ -12,7 +12,8 @@ from playwright.sync_api import Page, expect
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
-from wherry.api import ReleaseImageView, ReleaseView, Selector
+from wherry.api.releases import ReleaseImageView, ReleaseView
+from wherry.api.rollouts import Selector
 from wherry.identity import sha256_digest
 from wherry.release import (
     GoldenGate,

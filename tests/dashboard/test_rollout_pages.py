@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from wherry.api import RolloutTargetView, RolloutView, Selector
+from wherry.api.rollouts import RolloutTargetView, RolloutView, Selector
 from wherry.identity import sha256_digest
 from wherry.messages import DeploymentReport, Problem, ReleaseRef
 from wherry_server.dashboard import rollout_rows as rows

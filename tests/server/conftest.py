@@ -30,7 +30,7 @@ from ports import free_port
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import create_engine, text
 
-from wherry.api import RepositoryUpload
+from wherry.api.repository import RepositoryUpload
 from wherry.device_auth import sign_request
 from wherry.identity import sha256_digest
 from wherry.messages import DeploymentReport, Problem, ReleaseRef, SlotReport, StateReport

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import event
 
-from wherry.api import ErrorBody
+from wherry.api.base import ErrorBody
 from wherry.errors import StoreError, walk_errors
 from wherry_server.api.errors import status_of
 from wherry_server.services import access

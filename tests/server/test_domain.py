@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry.api import Selector
+from wherry.api.rollouts import Selector
 from wherry.messages import LATENCY_EDGES_US, ReleaseRef, SlotReport
 from wherry_server.dashboard import words
 from wherry_server.domain.histogram import BINS, merge, percentile

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select
 
-from wherry.api import HostTelemetry
+from wherry.api.telemetry import HostTelemetry
 from wherry.messages import DeploymentReport, ReleaseRef, TelemetryBatch, UpdateLock, parse_up
 from wherry_server.dashboard.device import device_head, meters
 from wherry_server.dashboard.timeline import deployment_card

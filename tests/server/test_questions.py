@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from wherry.api import DiagnoseAnswer, LogsAnswer, LogsQuestion
+from wherry.api.devices import DiagnoseAnswer, LogsAnswer, LogsQuestion
 from wherry.errors import Conflict
 from wherry.messages import Presence, Problem, parse_command
 from wherry.questions import Check, DiagnoseReply, DiagnoseRequest, LogLine, LogsReply, LogsRequest

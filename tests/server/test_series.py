@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from wherry.api import TelemetrySeries
+from wherry.api.telemetry import TelemetrySeries
 from wherry.messages import (
     LATENCY_EDGES_US,
     DeploymentEvent,

@@ -8,7 +8,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
-from wherry.api import OnlineKeys
+from wherry.api.repository import OnlineKeys
 from wherry.errors import Replayed, RolledBack, ServerError, Tampered, TrustError, Unsigned
 from wherry.metadata import MAX_VERSION
 from wherry_agent.assignment import Marks, mark_above

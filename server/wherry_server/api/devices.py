@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
-from wherry.api import (
+from wherry.api.devices import (
     DeviceChange,
     DevicePage,
     DeviceView,

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from wherry.api import ErrorBody
+from wherry.api.base import ErrorBody
 from wherry.errors import (
     AdapterError,
     AdmissionError,

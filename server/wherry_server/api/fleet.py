@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from wherry.api import FleetVersion, FleetView
+from wherry.api.telemetry import FleetVersion, FleetView
 from wherry_server.api.auth import ContextDep, NeedsOperator
 from wherry_server.store.device_views import fleet_counts
 from wherry_server.store.model_views import models_in_field

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
-from wherry.api import AuditPage
+from wherry.api.operators import AuditPage
 from wherry_server.api.auth import ActingDep, ContextDep, NeedsOperator
 from wherry_server.api.params import After, Limit, number_after
 from wherry_server.services import access

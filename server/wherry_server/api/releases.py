@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from wherry.api import OnlineKeys, ReleasePage, ReleaseView, RepositoryInfo, RepositoryUpload
+from wherry.api.releases import ReleasePage, ReleaseView
+from wherry.api.repository import OnlineKeys, RepositoryInfo, RepositoryUpload
 from wherry.identity import ModelName, ModelVersion
 from wherry_server.api.auth import ActingDep, ContextDep, NeedsOperator
 from wherry_server.api.params import After, Limit

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from wherry.api import (
+from wherry.api.rollouts import (
     DeploymentPage,
     RolloutPage,
     RolloutPreview,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from wherry.api import TelemetrySeries, TelemetrySummary
+from wherry.api.telemetry import TelemetrySeries, TelemetrySummary
 from wherry.errors import InputError
 from wherry.identity import DeviceId, ModelName, SlotName
 from wherry_server.api.auth import ContextDep, NeedsOperator

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from wherry.api import AuditEntry
+from wherry.api.operators import AuditEntry
 from wherry_server.dashboard import words
 
 _SAYS = {

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from wherry.api import HostSeries, TelemetrySeries, VersionSeries
+from wherry.api.telemetry import HostSeries, TelemetrySeries, VersionSeries
 
 LineTone = Literal["accent", "good", "warn", "bad", "busy", "quiet"]
 VERSION_TONES: tuple[LineTone, ...] = ("accent", "warn", "busy", "good", "quiet")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from wherry.api import DeviceView, HostTelemetry
+from wherry.api.devices import DeviceView
+from wherry.api.telemetry import HostTelemetry
 from wherry.messages import FINAL_PHASES, DeploymentReport, ReleaseRef, SlotReport
 from wherry_server.dashboard import words
 from wherry_server.dashboard.fleet import device_state, label, sentence, slot_names
@@ -232,6 +233,13 @@ def meters(host: HostTelemetry) -> list[Meter]:
     return found + _hardware(host)
 
 
+def _written(by_writer: Mapping[str, int]) -> str:
+    """What the agent wrote to disk, and which part of it did most."""
+    most = max((name for name in by_writer if name != "all"), key=lambda name: by_writer[name], default="")
+    detail = f", {words.size(by_writer[most])} of it its {most}" if most and by_writer[most] else ""
+    return f"{words.size(by_writer['all'])} to disk in the last 24 hours{detail}"
+
+
 def _hardware(host: HostTelemetry) -> list[Meter]:
     """What only some boards tell."""
     found = []
@@ -242,6 +250,8 @@ def _hardware(host: HostTelemetry) -> list[Meter]:
         found.append(Meter("GPU memory", words.size(host.gpu_memory_used_bytes), share))
     for name, used in sorted(host.wear_percent.items()):
         found.append(Meter(f"{name} wear", f"{words.percent(used, 100)} % used up", words.percent(used, 100)))
+    if "all" in host.agent_written_bytes:
+        found.append(Meter("Agent writes", _written(host.agent_written_bytes)))
     if host.watts:
         found.append(Meter("Power", ", ".join(f"{rail} {watts:.1f} W" for rail, watts in host.watts.items())))
     if host.throttled is not None:

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import get_args
 from urllib.parse import urlencode
 
-from wherry.api import DeviceView, HostTelemetry, RolloutTargetView, RolloutView, SlotTelemetry
+from wherry.api.devices import DeviceView
+from wherry.api.rollouts import RolloutTargetView, RolloutView
+from wherry.api.telemetry import HostTelemetry, SlotTelemetry
 from wherry.messages import FINAL_PHASES, DeploymentReport, Problem, ReleaseRef, SlotReport
 from wherry_server.dashboard import words
 from wherry_server.dashboard.words import STATE_ORDER, tone

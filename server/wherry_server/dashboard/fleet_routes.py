@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from wherry.api import SlotTelemetry
+from wherry.api.telemetry import SlotTelemetry
 from wherry_server.dashboard import fleet, words
 from wherry_server.dashboard.frame import FrameDep, page_router
 from wherry_server.services.context import Context

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wherry.api import ReleaseView, TelemetrySeries, VersionSeries
+from wherry.api.releases import ReleaseView
+from wherry.api.telemetry import TelemetrySeries, VersionSeries
 from wherry_server.dashboard import words
 from wherry_server.dashboard.charts import VERSION_TONES, Chart, Charts, Line
 from wherry_server.dashboard.model_verdict import asked, by_age, rate

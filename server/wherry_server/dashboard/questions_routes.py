@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from wherry.api import LogsQuestion
+from wherry.api.devices import LogsQuestion
 from wherry.errors import WherryError
 from wherry.identity import DeviceId, SlotName
 from wherry_server.dashboard.fleet import slot_names

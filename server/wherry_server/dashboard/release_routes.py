@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from wherry.api import ReleaseView
+from wherry.api.releases import ReleaseView
 from wherry.errors import InputError, NotFound, WherryError
 from wherry.metadata import file_name
 from wherry.profile import misfits

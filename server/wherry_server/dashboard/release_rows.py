@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from wherry.api import ReleaseImageView, ReleaseView
+from wherry.api.releases import ReleaseImageView, ReleaseView
 from wherry_server.dashboard import words
 from wherry_server.dashboard.rollout_rows import devices, sentence
 from wherry_server.services.preview import Preview

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from wherry.api import DEFAULT_SLOT, RolloutPart, RolloutRequest, Selector
+from wherry.api.base import DEFAULT_SLOT
+from wherry.api.rollouts import RolloutPart, RolloutRequest, Selector
 
 WHOM = ("all", "label", "profile", "ids")
 

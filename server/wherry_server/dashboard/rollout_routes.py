@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 
-from wherry.api import RolloutState
+from wherry.api.rollouts import RolloutState
 from wherry.errors import InputError
 from wherry_server.dashboard import rollout_rows as rows
 from wherry_server.dashboard.addresses import address, number_after

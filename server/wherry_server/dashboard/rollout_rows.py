@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import get_args
 
-from wherry.api import RolloutTargetView, RolloutView, TargetPartView, TargetState
+from wherry.api.rollouts import RolloutTargetView, RolloutView, TargetPartView, TargetState
 from wherry.errors import Conflict
 from wherry.messages import DeploymentReport, Problem
 from wherry_server.dashboard import words

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from wherry.api import TargetPartView, TargetState
+from wherry.api.rollouts import TargetPartView, TargetState
 from wherry_server.domain.rollout import SETTLED, DeviceReport, Mark, Target, follow
 
 _WORST_FIRST: tuple[TargetState, ...] = ("rejected", "refused", "misfit", "superseded")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from wherry.api import RolloutState, TargetState
+from wherry.api.rollouts import RolloutState, TargetState
 from wherry.errors import Conflict, Rejected
 from wherry.messages import FINAL_PHASES, DeploymentReport, Problem, SlotReport
 

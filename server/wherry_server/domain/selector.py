@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from wherry.api import Selector
+from wherry.api.rollouts import Selector
 from wherry.errors import FitError
 from wherry.messages import Problem
 from wherry.profile import DeviceProfile, misfits

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from wherry.api import EnrolReply, EnrolRequest, RenewRequest, TokenCreated, TokenRequest
+from wherry.api.devices import EnrolReply, EnrolRequest, RenewRequest, TokenCreated, TokenRequest
 from wherry.device_auth import parse_authorization, verify_request
 from wherry.errors import IdentityError, InputError, NotAllowed, NotFound, WherryError
 from wherry.topics import Kind

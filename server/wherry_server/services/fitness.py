@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from wherry.api import RolloutPart
+from wherry.api.rollouts import RolloutPart
 from wherry.errors import FitError
 from wherry.messages import Problem
 from wherry.release import ReleaseImage

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from wherry.api import DEFAULT_SLOT, RolloutPart
+from wherry.api.base import DEFAULT_SLOT
+from wherry.api.rollouts import RolloutPart
 from wherry_server.store.schema import Deployment, Image, ServingSlot
 
 GO_BACK = (

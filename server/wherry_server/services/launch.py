@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from wherry.agent_release import misplaced
-from wherry.api import RolloutRequest, Selector
+from wherry.api.rollouts import RolloutRequest, Selector
 from wherry.errors import InputError
 from wherry_server.domain.selector import Candidate, is_empty, selects
 from wherry_server.services import rollouts

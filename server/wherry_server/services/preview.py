@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wherry.api import RolloutRequest
+from wherry.api.rollouts import RolloutRequest
 from wherry.messages import Problem
 from wherry_server.domain.selector import Candidate
 from wherry_server.services.context import Context

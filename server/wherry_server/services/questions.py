@@ -13,7 +13,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from wherry.api import DiagnoseAnswer, LogsAnswer, LogsQuestion
+from wherry.api.devices import DiagnoseAnswer, LogsAnswer, LogsQuestion
 from wherry.errors import AdapterError, Conflict, LinkError
 from wherry.questions import DiagnoseReply, DiagnoseRequest, LogsReply, LogsRequest
 from wherry.topics import Kind, Topic

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from wherry.api import RepositoryInfo, RepositoryUpload
+from wherry.api.repository import RepositoryInfo, RepositoryUpload
 from wherry.errors import InputError, NotFound
 from wherry.metadata import file_name
 from wherry_server.services.changes import RELEASES

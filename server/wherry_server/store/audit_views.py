@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from wherry.api import AuditEntry, AuditPage
+from wherry.api.operators import AuditEntry, AuditPage
 from wherry_server.store.schema import Audit
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, Select, case, func, select
 from sqlalchemy.orm import Session
 
-from wherry.api import DevicePage, DeviceView
+from wherry.api.devices import DevicePage, DeviceView
 from wherry.messages import ReleaseRef
 from wherry_server.domain.twin import drift
 from wherry_server.store.documents import read_lock, read_problem, read_slots

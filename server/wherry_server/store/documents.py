@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from wherry.api import RolloutPart
+from wherry.api.rollouts import RolloutPart
 from wherry.messages import Problem, SlotReport, UpdateLock
 
 _SLOTS = TypeAdapter(list[SlotReport])

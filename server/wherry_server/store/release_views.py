@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from wherry.api import ReleaseImageView, ReleasePage, ReleaseView
+from wherry.api.releases import ReleaseImageView, ReleasePage, ReleaseView
 from wherry.errors import InputError, NotFound
 from wherry.release import ReleaseImage
 from wherry_server.store.missing import no_release

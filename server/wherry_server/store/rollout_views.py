@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from wherry.api import (
+from wherry.api.rollouts import (
     DeploymentPage,
     DeploymentView,
     RolloutPage,

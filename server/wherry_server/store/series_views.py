@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
-from wherry.api import HostSeries, TelemetrySeries, VersionSeries
+from wherry.api.telemetry import HostSeries, TelemetrySeries, VersionSeries
 from wherry.errors import InputError
 from wherry_server.domain.histogram import merge, percentile
 from wherry_server.domain.steps import HOST_BUCKET_SECONDS, HOUR, MINUTE, TEN_MINUTES, Steps, choose_steps

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from wherry.api import HostTelemetry, SlotTelemetry, TelemetrySummary
+from wherry.api.telemetry import HostTelemetry, SlotTelemetry, TelemetrySummary
 from wherry.messages import HostSample
 from wherry_server.domain.histogram import merge, percentile
 from wherry_server.store.documents import readable
