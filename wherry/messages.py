@@ -212,6 +212,8 @@ class HostSample(_Model):
         throttled_since_boot: what slowed it at some time since boot, where the hardware remembers.
         gpu_percent, gpu_memory_used_bytes: of the GPU, where the kernel tells.
         wear_percent: of the flash storage's life, used up, by device.
+        agent_written_bytes: to disk in the last 24 hours, or since the agent started, by writer; "all" is their sum
+            and what no writer is named for.
     """
 
     type: Literal["host"] = "host"
@@ -229,6 +231,7 @@ class HostSample(_Model):
     wear_percent: dict[str, float] = {}
     agent_rss_bytes: int = 0
     agent_cpu_seconds: float = 0.0
+    agent_written_bytes: dict[str, int] = {}
 
 
 class DeploymentEvent(_Model):

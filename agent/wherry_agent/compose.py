@@ -107,7 +107,8 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         inbox = control.Inbox()
         profile = load_profiles().get(identity.profile)
         host = Host(_images_folder(config, state), profile.sensors if profile else ())
-        spool = Spool(state / "spool.db", identity.device, config.spool_mb * 1_048_576, host.boot_id())
+        budget = config.spool_mb * 1_048_576
+        spool = Spool(state / "spool.db", identity.device, budget, host.boot_id(), host.flash.writing)
         stack.callback(spool.close)
 
         def on_ack(ack: TelemetryAck) -> None:
@@ -190,7 +191,7 @@ def _assemble(
         ),
     )  # fmt: skip
     worker, aide = Worker(executor, inbox.put), Aide()
-    journal = Journal(state / "journal.db", identity.device, config.limits())
+    journal = Journal(state / "journal.db", identity.device, config.limits(), host.flash.writing)
     trust = make_trust(state, identity.device, identity.profile, identity.server_url, identity.ca_file)
     lock = LockFile(state)
     world = World(
@@ -201,7 +202,8 @@ def _assemble(
 
     def publish(report: StateReport) -> None:
         local.publish(report)
-        status(report)
+        with host.flash.writing("status"):
+            status(report)
 
     reconciler = Reconciler(journal, world, _policy(config, identity, device, facts), worker, aide, publish)
     samplers.append(Sampler(reconciler.active_slots, StatsReader(device.route.statistics), host.sample, spool, now))

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from wherry.errors import StoreError
 from wherry_agent.assignment import Marks
 from wherry_agent.entry import Entry, Limits, Rejection, SlotEntry
+from wherry_agent.ports import Writing, uncounted
 from wherry_agent.progress import Began, Fact, advance
 from wherry_agent.steps import Step
 
@@ -52,8 +53,9 @@ class Journal:
         StoreError: the file can be neither read nor replaced.
     """
 
-    def __init__(self, path: Path, device: str, limits: Limits) -> None:
+    def __init__(self, path: Path, device: str, limits: Limits, writing: Writing = uncounted) -> None:
         self._path = path
+        self._writing = writing
         self._limits = limits
         self.rebuilt: str | None = None
         try:
@@ -145,10 +147,11 @@ class Journal:
 
     def _write(self, changed: list[tuple[str, bytes]], gone: list[tuple[str]]) -> None:
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", changed)
-            self._database.executemany("DELETE FROM facts WHERE key = ?", gone)
-            self._database.execute("COMMIT")
+            with self._writing("journal"):
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", changed)
+                self._database.executemany("DELETE FROM facts WHERE key = ?", gone)
+                self._database.execute("COMMIT")
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._database.execute("ROLLBACK")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -19,6 +20,9 @@ from wherry_agent.own_version import Running
 Clock = Callable[[], datetime]
 """The time now, aware, UTC."""
 
+Writing = Callable[[str], AbstractContextManager[None]]
+"""What a writer writes to disk meanwhile is counted under its name (see `host.flash.FlashMeter`)."""
+
 Progress = Callable[[int, int], None]
 """Called with fetched and total bytes."""
 
@@ -26,6 +30,11 @@ ContainerState = Literal["created", "running", "restarting", "paused", "exited",
 RestartPolicy = Literal["no", "unless-stopped"]
 Way = Literal["kernel", "haproxy"]
 """How callers of a slot's stable port reach a container: by a redirect of the kernel, or through a proxy."""
+
+
+def uncounted(_writer: str) -> AbstractContextManager[None]:
+    """Counts nothing."""
+    return nullcontext()
 
 
 class Cancel:

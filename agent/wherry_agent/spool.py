@@ -33,6 +33,7 @@ from wherry.messages import (
     TelemetryBatch,
     TelemetryRecord,
 )
+from wherry_agent.ports import Writing, uncounted
 
 AnyRecord = SlotSample | HostSample | DeploymentEvent | DropNotice
 OVERHEAD_BYTES = 96
@@ -65,13 +66,17 @@ class Spool:
         device: its id, for the batches.
         budget_bytes: how much may wait.
         boot_id: tells a power cut from a mere restart of the agent.
+        writing: counts what is written.
 
     Raises:
         StoreError: the file cannot be created at all.
     """
 
-    def __init__(self, path: Path, device: str, budget_bytes: int = 16 * 2**20, boot_id: str = "") -> None:
+    def __init__(
+        self, path: Path, device: str, budget_bytes: int = 16 * 2**20, boot_id: str = "", writing: Writing = uncounted
+    ) -> None:
         self._path = path
+        self._writing = writing
         self._device = device
         self._budget = budget_bytes
         self._boot_id = boot_id
@@ -253,6 +258,10 @@ class Spool:
         Raises:
             sqlite3.Error: nothing was written. A corrupt file has been replaced by a new one then.
         """
+        with self._writing("spool"):
+            yield from self._committed(numbers, durable)
+
+    def _committed(self, numbers: int, durable: bool) -> Iterator[None]:
         reserve = self._next + numbers + _BLOCK if self._next + numbers >= self._reserved else None
         try:
             if durable or reserve:

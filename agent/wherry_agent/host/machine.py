@@ -14,6 +14,7 @@ from wherry.errors import StoreError
 from wherry.messages import HostSample
 from wherry.profile import Sensor
 from wherry_agent.host.files import ROOT, meminfo_kb, word
+from wherry_agent.host.flash import FlashMeter
 from wherry_agent.host.heat import Throttling, temperatures
 from wherry_agent.host.power import PowerReader
 from wherry_agent.host.wear import Wear
@@ -38,6 +39,9 @@ class Host:
         data: a folder on the filesystem that holds images and the agent's state.
         sensors: of the device profile, beside what the kernel names itself.
         root: where /proc and /sys are looked for.
+
+    Attributes:
+        flash: counts what the agent writes.
     """
 
     def __init__(self, data: Path, sensors: Sequence[Sensor] = (), root: Path = ROOT) -> None:
@@ -47,6 +51,7 @@ class Host:
         self._throttling = Throttling(root)
         self._power = PowerReader(root, sensors)
         self._wear = Wear(root)
+        self.flash = FlashMeter(root)
         self._process = psutil.Process()
         self._cpu = psutil.cpu_times()
 
@@ -128,6 +133,7 @@ class Host:
             wear_percent=self._wear.look(),
             agent_rss_bytes=self._process.memory_info().rss,
             agent_cpu_seconds=round(times.user + times.system, 2),
+            agent_written_bytes=self.flash.last_day(),
         )
 
     def _memory_kb(self, field: str) -> int:
