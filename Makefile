@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench faults tests
 
-.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-touch faults docs site lock clean
+.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-boot bench-touch faults docs site lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ bench: setup ## the figures of bench/, written to build/bench.json
 
 bench-swap: setup ## what callers notice of swaps and of a bad release, beside docker, compose and Swarm; build/bench-swap.json
 	$(SUDO) $(PY) bench/swap.py $(if $(SWAPS),--swaps $(SWAPS))
+
+bench-boot: setup ## seconds from engine up to the first answer after a power cut without a network; build/bench-boot.json
+	$(SUDO) $(PY) bench/boot.py
 
 bench-touch: setup ## what people wait for: first rollout, pages, packaging, containers; build/bench-touch.json
 	$(PY) scripts/fetch_models.py magika-1.0.3
