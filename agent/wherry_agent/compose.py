@@ -33,7 +33,7 @@ from wherry_agent.local_api import LocalApi
 from wherry_agent.prober import HttpProber
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.route.both import BothRoutes
-from wherry_agent.route.haproxy import HaproxyRoute, lacks
+from wherry_agent.route.haproxy import HaproxyRoute, lacks, runs_by_unit
 from wherry_agent.route.haproxy_config import HAPROXY_FOLDER, Bounds
 from wherry_agent.route.kernel import KernelRoute
 from wherry_agent.schedule import Schedule
@@ -81,10 +81,12 @@ def make_device(
     engine = DockerEngine(device, options, config.engine_url, config.addresses(), config.engine_timeout_seconds)
     bounds = Bounds(hold_seconds=config.hold_seconds)
     # What a service starts ends with it: there, haproxy has a unit of its own.
-    by_unit = "NOTIFY_SOCKET" in os.environ
+    by_unit = runs_by_unit()
     haproxy = HaproxyRoute(state / HAPROXY_FOLDER, config.addresses(), bounds, before_reload, by_unit)
     kernel = KernelRoute(config.table(device), config.addresses())
-    return Device(engine, BothRoutes(kernel, haproxy, config.route, lacks, config.hold_seconds > 0), profile)
+    return Device(
+        engine, BothRoutes(kernel, haproxy, config.route, lambda: lacks(by_unit), config.hold_seconds > 0), profile
+    )
 
 
 def make_trust(state: Path, device: str, profile: str, server_url: str, ca_file: Path | None) -> Trust:

@@ -53,11 +53,15 @@ def uninstall(state: Path, config: AgentConfig, keep_state: bool, say: Say) -> N
     made = read_installed(prefix) if prefix else {}
     _refuse_folders_of_others(state, prefix, made)
     _stop_agent(state, made.get("unit", ""))
+    proxy = [f"{made['proxy']}.{kind}" for kind in ("path", "service")] if "proxy" in made else []
+    if proxy:
+        _run("systemctl", "disable", "--now", *(Path(unit).name for unit in proxy))
     device = ""
     if state.is_dir():
         with only_agent(state):
             device = _clear_device(state, config, say)
-    _remove_file(made.get("unit", ""), say)
+    for unit in (made.get("unit", ""), *proxy):
+        _remove_file(unit, say)
     if prefix and _leads_into(made.get("link", ""), prefix):
         _remove_file(made["link"], say)
     if "unit" in made:

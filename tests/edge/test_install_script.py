@@ -42,11 +42,13 @@ def test_the_bundle_is_the_same_every_time():
     first = dict(bundle.install_files())
     bundle.install_files.cache_clear()
     assert dict(bundle.install_files()) == first
-    assert set(first) == {bundle.WHEEL, "agent.txt", "wherry-agent.service"}
+    units = {"wherry-agent.service", "wherry-haproxy.path", "wherry-haproxy.service"}
+    assert set(first) == {bundle.WHEEL, "agent.txt", *units}
 
 
 def test_the_wheel_holds_the_agent_and_nothing_of_the_server():
     names = zipfile.ZipFile(io.BytesIO(bundle.install_files()[bundle.WHEEL])).namelist()
+    assert "wherry_agent/route/slots.lua" in names
     assert {"wherry_agent/app.py", "wherry/errors.py", "wherry/device_profiles/generic-amd64.toml"} <= set(names)
     assert {name.split("/")[0] for name in names} == {
         "wherry",

@@ -44,6 +44,9 @@ from wherry_agent.route.haproxy_config import (
 
 _log = logging.getLogger(__name__)
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_AGENT_UNIT = "wherry-agent.service"
+_UNIT = Path("/etc/systemd/system/wherry-haproxy.path")
+_CGROUP = Path("/proc/self/cgroup")
 _MOST_BYTES = 4_194_304
 _USER = "haproxy"
 _FIX = "See `wherry-agent doctor` and, where systemd runs, `systemctl status wherry-haproxy`"
@@ -200,8 +203,8 @@ class HaproxyRoute:
         return workers
 
     def _start_alone(self) -> None:
-        if why := lacks():
-            raise RouteError("haproxy", why, "Install it (Debian: `apt-get install haproxy`)")
+        if not program():
+            raise RouteError("haproxy", "is not installed", "Install it (Debian: `apt-get install haproxy`)")
         socket_name = f"unix@{MASTER_SOCKET},mode,600"
         command = [program(), "-W", "-D", "-C", str(self._folder), "-S", socket_name, "-f", CONFIG_FILE]
         try:
@@ -304,9 +307,18 @@ def program() -> str:
     return shutil.which("haproxy", path=_PATH) or ""
 
 
-def lacks() -> str:
+def lacks(by_unit: bool = False) -> str:
     """Why haproxy cannot be used on this device; empty when it can."""
-    return "" if program() else "is not installed"
+    if not program():
+        return "is not installed"
+    return "has no unit here: run install.sh again" if by_unit and not _UNIT.exists() else ""
+
+
+def runs_by_unit() -> bool:
+    """Whether this process is in the cgroup of the agent's unit: what it starts ends with it."""
+    with suppress(OSError):
+        return f"/{_AGENT_UNIT}" in _CGROUP.read_text(encoding="utf-8", errors="replace")
+    return False
 
 
 def _runs_as() -> tuple[str, str]:

@@ -13,10 +13,13 @@ AGENT='@AGENT@'
 AGENT_SHA256='@AGENT_SHA256@'
 PACKAGES_SHA256='@PACKAGES_SHA256@'
 UNIT_SHA256='@UNIT_SHA256@'
+PROXY_SHA256='@PROXY_SHA256@'
+PROXY_PATH_SHA256='@PROXY_PATH_SHA256@'
 OFFLINE='@OFFLINE@'
 
 TOKEN='' PROFILE='' STATE='' PREFIX='' SERVICE=yes UNINSTALL='' KEEP_STATE='' YES=''
 UNIT=/etc/systemd/system/wherry-agent.service
+PROXY=/etc/systemd/system/wherry-haproxy # .path and .service: haproxy, once a slot needs it and where it is installed
 LINK=/usr/local/bin/wherry-agent
 WORK='' HALF_DONE='' BEFORE='' STARTED=''
 
@@ -209,6 +212,8 @@ download() {
   fetch "$AGENT" "$AGENT_SHA256"
   fetch agent.txt "$PACKAGES_SHA256"
   fetch wherry-agent.service "$UNIT_SHA256"
+  fetch wherry-haproxy.service "$PROXY_SHA256"
+  fetch wherry-haproxy.path "$PROXY_PATH_SHA256"
 }
 
 # -- installing --------------------------------------------------------------------------------------
@@ -250,7 +255,7 @@ point_at() { # program; in one step, so that there is always one
 switch_over() {
   {
     echo "state=$STATE"
-    [ -z "$SYSTEMD" ] || echo "unit=$UNIT"
+    [ -z "$SYSTEMD" ] || printf '%s\n' "unit=$UNIT" "proxy=$PROXY"
     [ -z "$SERVICE" ] || echo "link=$LINK"
   } >"$PREFIX/installed.new"
   mv -f "$PREFIX/installed.new" "$PREFIX/installed"
@@ -299,6 +304,9 @@ stop_background() {
 write_unit() {
   [ ! -f "$UNIT" ] || cp "$UNIT" "$WORK/unit.before"
   sed -e "s#/opt/wherry/#$PREFIX/#g" -e "s#/var/lib/wherry#$STATE#g" "$WORK/wherry-agent.service" >"$UNIT"
+  for kind in path service; do
+    sed -e "s#/var/lib/wherry/#$STATE/#g" "$WORK/wherry-haproxy.$kind" >"$PROXY.$kind"
+  done
 }
 
 start() {
@@ -307,6 +315,7 @@ start() {
   if [ -n "$SYSTEMD" ]; then
     systemctl daemon-reload
     systemctl enable --quiet wherry-agent.service
+    systemctl enable --quiet --now wherry-haproxy.path || true # without it, haproxy is not used and the doctor says so
     systemctl stop wherry-agent.service || true
     rm -f "$STATE/agent/versions"
     systemctl start wherry-agent.service || true # whether it runs is asked of the agent itself

@@ -22,7 +22,8 @@ from wherry_server.services.context import Context
 
 WHEEL = f"wherry-{__version__}-py3-none-any.whl"
 PACKAGES = "agent.txt"
-UNIT = "wherry-agent.service"
+UNITS = {"UNIT": "wherry-agent.service", "PROXY": "wherry-haproxy.service", "PROXY_PATH": "wherry-haproxy.path"}
+"""By the name that install.sh gives their hashes."""
 WHEELS_FOLDER = "wheels"
 """In the data folder: packages for devices that reach no index; see `pip download -r agent.txt`."""
 _HERE = Path(__file__).parent.parent / "install"
@@ -42,7 +43,7 @@ def install_files() -> Mapping[str, bytes]:
     return {
         WHEEL: _agent_wheel(),
         PACKAGES: _shipped("requirements/agent.txt"),
-        UNIT: _shipped(f"deploy/systemd/{UNIT}"),
+        **{name: _shipped(f"deploy/systemd/{name}") for name in UNITS.values()},
     }
 
 
@@ -58,7 +59,7 @@ def install_script(context: Context) -> str:
         "AGENT": WHEEL,
         "AGENT_SHA256": _sha256(files[WHEEL]),
         "PACKAGES_SHA256": _sha256(files[PACKAGES]),
-        "UNIT_SHA256": _sha256(files[UNIT]),
+        **{f"{key}_SHA256": _sha256(files[name]) for key, name in UNITS.items()},
         "OFFLINE": "yes" if (context.config.data / WHEELS_FOLDER).is_dir() else "",
         "CA": context.authority.ca_pem.strip(),
     }
