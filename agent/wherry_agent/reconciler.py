@@ -254,7 +254,7 @@ class Reconciler:
             self._open_and_close(now)
         planned = self._plan(now)
         repairs = (*self._later.fallbacks(self.entry, self._observed), *self._watch.revivals(self.entry))
-        wanted = verified_first((*repairs, *planned), self.entry)
+        wanted = verified_first((*repairs, *planned), self.entry, self._watch.settled(self.entry))
         ready = [step for step in wanted if self._may(step, now)]
         if self._worker.step is not None:
             self._give_way(self._worker.step, ready)

@@ -6,7 +6,7 @@ at once all the same and is verified beside it; everything else is verified befo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from wherry.agent_release import AGENT_SLOT
 from wherry_agent.assignment import TrustedImage
@@ -52,8 +52,14 @@ def carried(before: Entry, after: Entry) -> frozenset[str]:
     return (after.unverified | (kept - images_kept(before))) & kept
 
 
-def verified_first(planned: Iterable[Step], entry: Entry) -> list[Step]:
-    """The plan with verification before each step that would trust a doubtful image, and at its end for the rest."""
+def verified_first(planned: Iterable[Step], entry: Entry, settled: Collection[str]) -> list[Step]:
+    """The plan with verification before each step that would trust a doubtful image, and at its end for the rest.
+
+    Args:
+        planned: what is to be done.
+        entry: the journal.
+        settled: slots in which nothing loads that verification would slow down.
+    """
     found: list[Step] = []
     waiting: set[str] = set()
     for step in planned:
@@ -66,7 +72,8 @@ def verified_first(planned: Iterable[Step], entry: Entry) -> list[Step]:
         waiting |= {step.slot, *(slot.trial.group if slot.trial else ())}
         found.append(Verify(step.slot, step.image, slot.port))
     if entry.unverified:
-        found += [step for slot in entry.slots.values() for step in _beside(entry, slot) if step not in found]
+        calm = [slot for name, slot in entry.slots.items() if name in settled]
+        found += [step for slot in calm for step in _beside(entry, slot) if step not in found]
     return found
 
 

@@ -104,6 +104,13 @@ class Watch:
         self._up.discard(container)
         self._revived[container] = self._revived.get(container, 0) + 1
 
+    def settled(self, entry: Entry) -> frozenset[str]:
+        """Slots whose known-good has answered to this agent, or was started anew in vain, and those without one."""
+        names = {name: _known_good(entry, name) for name in entry.slots}
+        return frozenset(
+            slot for slot, name in names.items() if not name or name in self._answered | set(self._revived)
+        )
+
     def unknown(self, container: str) -> None:
         """A known-good may have been made anew: it must answer before callers are turned to it again."""
         self._answered.discard(container)

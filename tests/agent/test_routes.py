@@ -324,7 +324,8 @@ def test_a_haproxy_that_starts_by_itself_leads_where_the_last_one_did(haproxy, s
             os.kill(process, signal.SIGKILL)
         wait_for(lambda: not processes(tmp_path))
         subprocess.run(
-            ["/usr/sbin/haproxy", "-W", "-D", "-C", folder, "-S", f"unix@{MASTER_SOCKET}", "-f", CONFIG_FILE], check=True
+            ["/usr/sbin/haproxy", "-W", "-D", "-C", folder, "-S", f"unix@{MASTER_SOCKET}", "-f", CONFIG_FILE],
+            check=True,
         )
         assert ask(stable) == "two"
         wait_for(lambda: haproxy.read() == {stable: two.port})

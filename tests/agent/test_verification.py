@@ -28,6 +28,7 @@ def restart(device: Device, clean: bool) -> None:
     device.journal.close()
     device.world.power_cut()
     device.boot()
+    device.tick(1)
 
 
 def damage(device: Device, *versions: str) -> None:
@@ -71,6 +72,30 @@ def test_after_a_power_cut_the_known_good_serves_at_once_and_all_images_are_veri
     assert device.world.violations == []
 
 
+def test_what_loads_after_a_boot_is_not_slowed_down_by_verification(device):
+    committed(device, "1", "2")
+    name = device.name(device.catalogue["2"])
+    device.world.behaviours[name] = "hung"
+    device.world.hold_allowed = True
+    restart(device, clean=False)
+    device.tick(1, times=3)
+    assert device.world.verified == []
+    device.world.behaviours[name] = "good"
+    device.tick(1)
+    assert device.world.verified == ["1", "2"]
+
+
+def test_a_known_good_that_never_answers_again_is_verified_all_the_same(device):
+    committed(device, "1")
+    device.world.behaviours[device.name(device.catalogue["1"])] = "hung"
+    device.world.hold_allowed = True
+    damage(device, "1")
+    restart(device, clean=False)
+    device.tick(5, times=20)
+    assert device.serves() == "1"
+    assert device.world.damaged == set()
+
+
 def test_a_mark_of_an_end_is_used_up_by_the_next_start(device):
     committed(device, "1", "2")
     device.reconciler.stop()
@@ -97,6 +122,7 @@ def test_a_journal_that_was_lost_with_the_power_doubts_what_it_takes_over(device
     (device.folder / "journal.db").write_bytes(b"\0" * 4096)
     device.world.power_cut()
     device.boot()
+    device.tick(1)
     assert device.serves() == "2"
     assert device.world.verified == ["1", "2"]
 
@@ -202,6 +228,7 @@ def test_what_comes_while_anything_is_in_doubt_shares_the_doubt(device):
     go_on(device)
     assert device.serves() == "3"
     assert "3" in device.world.verified
+    device.tick(1, times=2)
     assert device.journal.entry.unverified == frozenset()
 
 
