@@ -33,7 +33,7 @@ def publish_tiny(lab: Lab, version: str, weight: float) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(name="publish")
+@pytest.fixture(name="publish", scope="session")
 def publish_fixture() -> Callable[[Lab, str, float], dict[str, Any]]:
     return publish_tiny
 
