@@ -130,18 +130,30 @@ def after_commit(result: GateResult) -> str:
 def _after_fall_back(
     entry: Entry, slot: SlotEntry, step: steps.FallBack, now: datetime, _limits: Limits
 ) -> Entry:  # fmt: skip
-    """The release before is known-good again; the other is not tried again by itself."""
-    if withdrawn(step.image, entry.marks):  # meanwhile: the next plan turns callers back
-        return entry
-    error = GateFailed(f"release {step.rejected.image.label()}", after_commit(step.why))
-    problem, last = problem_of(error), slot.deployment
-    if last and same(last.image, step.rejected) and allows(last.phase, "fall_back"):
-        last = advanced(last, "fall_back", now, problem=problem, gates=(*last.gates, step.why))
-    fresh = replace(
-        slot, known_good=step.image, previous=None, deployment=last, litter=(*slot.litter, step.rejected), since=now
-    )  # fmt: skip
+    """The release before is known-good again, in all slots that went together; what failed is not tried again."""
+    if any(withdrawn(turn.image, entry.marks) for turn in (step, *step.partners)):
+        return entry  # meanwhile: the next plan turns callers back
+    problem = problem_of(GateFailed(f"release {step.rejected.image.label()}", after_commit(step.why)))
+    entry = with_slot(entry, _fallen_back(slot, step, problem, now, gate=step.why))
+    for turn in step.partners:
+        words = f"went back with slot {step.slot}, since they go together: {problem.thing}: {problem.reason}"
+        error = DeploymentError(f"release {turn.rejected.image.label()}", words, problem.fix)
+        other = _fallen_back(entry.slots[turn.slot], turn, problem_of(error), now, culprit=step.slot)
+        entry = with_slot(entry, other)
     rejection = Rejection(step.rejected.digest, slot.slot, problem, now)
-    return with_slot(entry, fresh, rejected={**entry.rejected, step.rejected.digest: rejection})
+    return replace(entry, rejected={**entry.rejected, step.rejected.digest: rejection})
+
+
+def _fallen_back(
+    slot: SlotEntry, step: steps.FallBack, problem: Problem, now: datetime, gate: GateResult | None = None,
+    culprit: str = "",
+) -> SlotEntry:  # fmt: skip
+    last = slot.deployment
+    if last and same(last.image, step.rejected) and allows(last.phase, "fall_back"):
+        gates = (*last.gates, gate) if gate else last.gates
+        last = advanced(last, "fall_back", now, problem=problem, gates=gates, culprit=culprit)
+    litter = (*slot.litter, step.rejected)
+    return replace(slot, known_good=step.image, previous=None, deployment=last, litter=litter, since=now)
 
 
 def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:

@@ -132,13 +132,16 @@ class Executor:
 
     def _fall_back(self, step: steps.FallBack, cancel: Cancel) -> Outcome:
         """Bring the release before up and through its gates; only then callers are turned to it."""
-        self._ensure_serving(steps.EnsureServing(step.slot, step.image, step.slot_port))
-        name = self._name(step.slot, step.image)
-        verdict = self._examiner.probe(name, step.image, cancel, lambda *_: None)
-        if verdict.failure is not None:
-            return Failed(verdict.failure, "world", verdict.gates)
-        self._turn({step.slot_port: Target(self._port(name), step.image)})
-        return Done(verdict.gates)
+        turns = {}
+        for turn in (step, *step.partners):
+            self._ensure_serving(steps.EnsureServing(turn.slot, turn.image, turn.slot_port))
+            name = self._name(turn.slot, turn.image)
+            verdict = self._examiner.probe(name, turn.image, cancel, lambda *_: None)
+            if verdict.failure is not None:
+                return Failed(verdict.failure, "world", verdict.gates)
+            turns[turn.slot_port] = Target(self._port(name), turn.image)
+        self._turn(turns)
+        return Done()
 
     def _stage(self, step: steps.Stage) -> None:
         self._create(step.slot, step.image, step.slot_port)
@@ -243,6 +246,8 @@ class Executor:
 
     def _roll_back(self, step: steps.Rollback) -> None:
         name = self._name(step.slot, step.candidate)
+        if step.back is None:
+            self._route.drop([step.slot_port])  # nobody waits for what does not come back
         container = self._engine.inspect(name)
         if container is None:
             return

@@ -20,6 +20,7 @@ from wherry_agent.intake import Background
 from wherry_agent.long_soak import LongSoak, on_probation
 from wherry_agent.ports import Container, Observed
 from wherry_agent.steps import FallBack, Step
+from wherry_agent.together import falling_back
 from wherry_agent.world import Recheck
 
 _FIRST_SECONDS = (10.0, 60.0)
@@ -147,7 +148,8 @@ class LaterChecks:
             for _, image in _settled(entry, slot):
                 why = self._why(entry, slot)
                 if why and slot.previous is not None:
-                    found.append(FallBack(slot.slot, slot.previous, slot.port, image, why))
+                    step = FallBack(slot.slot, slot.previous, slot.port, image, why)
+                    found.append(falling_back(step, entry))
         return found
 
     def _why(self, entry: Entry, slot: SlotEntry) -> GateResult | None:

@@ -193,12 +193,14 @@ class FallBack(Step):
         image: the release before; it passes its gates first, while the other goes on answering.
         rejected: the committed one.
         why: what was found: its golden cases, crashes or traffic.
+        partners: of slots that were committed together with it: they go back with it, and are not to blame.
     """
 
     image: TrustedImage
     slot_port: int
     rejected: TrustedImage
     why: GateResult
+    partners: tuple[FallBack, ...] = ()
 
     urgent = True
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from wherry.errors import AdmissionError, WherryError
 from wherry_agent.assignment import TrustedImage
-from wherry_agent.entry import Entry, Limits, SlotEntry
+from wherry_agent.entry import Entry, Limits, SlotEntry, same
 from wherry_agent.ports import Room
-from wherry_agent.steps import EnsureRoute, Mode, Step
+from wherry_agent.steps import EnsureRoute, FallBack, Mode, Step
 
 JOINT_MOVES = frozenset({"switch", "soak", "commit"})
 """Moves that all members of a group make in one write."""
@@ -61,6 +61,22 @@ def turn_back_together(steps: Iterable[Step], entry: Entry) -> list[Step]:
     for first, *others in turns.values():
         kept.append(EnsureRoute(first.slot, first.image, first.slot_port, first.port, tuple(others)))
     return kept
+
+
+def falling_back(step: FallBack, entry: Entry) -> FallBack:
+    """The same with the slots that were committed together with this one and still serve that; one attempt, one way."""
+    own = entry.slots[step.slot].deployment
+    if own is None or not own.group or not same(own.image, step.rejected):
+        return step
+    found = []
+    for name in own.group:
+        slot = entry.slots.get(name)
+        last = slot.deployment if slot and name != step.slot else None
+        if slot is None or last is None or (last.phase, last.group) != ("committed", own.group):
+            continue
+        if slot.previous is not None and slot.known_good is not None and same(slot.known_good, last.image):
+            found.append(FallBack(name, slot.previous, slot.port, slot.known_good, step.why))
+    return FallBack(step.slot, step.image, step.slot_port, step.rejected, step.why, tuple(found))
 
 
 def joint_room(wishes: Sequence[Wish], rooms: Sequence[Room], watermark_bytes: int) -> WherryError | None:

@@ -66,15 +66,28 @@ def verified_first(planned: Iterable[Step], entry: Entry, settled: Collection[st
         slot = entry.slots.get(step.slot)
         if step.move is not None and step.slot in waiting:
             continue
-        if slot is None or not isinstance(step, _USES) or not _doubted(entry, slot, step.image):
+        doubted = _first_doubted(entry, step)
+        if slot is None or doubted is None:
             found.append(step)
             continue
         waiting |= {step.slot, *(slot.trial.group if slot.trial else ())}
-        found.append(Verify(step.slot, step.image, slot.port))
+        found.append(doubted)
     if entry.unverified:
         calm = [slot for name, slot in entry.slots.items() if name in settled]
         found += [step for slot in calm for step in _beside(entry, slot) if step not in found]
     return found
+
+
+def _first_doubted(entry: Entry, step: Step) -> Verify | None:
+    """Verification of the first doubtful image that a step would trust."""
+    if not isinstance(step, _USES):
+        return None
+    turns = (step, *step.partners) if isinstance(step, Switch | FallBack) else (step,)
+    for turn in turns:
+        slot = entry.slots.get(turn.slot)
+        if slot is not None and _doubted(entry, slot, turn.image):
+            return Verify(turn.slot, turn.image, slot.port)
+    return None
 
 
 def _doubted(entry: Entry, slot: SlotEntry, image: TrustedImage) -> bool:

@@ -420,3 +420,34 @@ def release(device: Device) -> None:
     while device.worker.step is not None:
         device.worker.finish()
         device.pump()
+
+
+# -- after the commit
+
+
+def test_what_fails_after_the_commit_takes_its_partner_back_and_only_its_own_digest_is_rejected(pair):
+    pair.assign(2, BOTH, cam="2", text="5")
+    assert served(pair) == ["2", "5"]
+    pair.world.together = (8500, 8501)
+    pair.world.violations.clear()
+    pair.world.hold_allowed = True  # the golden cases of one that serves go wrong
+    pair.world.behaviours[pair.name(CATALOGUE["5"], "text")] = "wrong"
+    pair.tick(15, times=8)
+    assert served(pair) == ["1", "1"]
+    assert set(pair.journal.entry.rejected) == {CATALOGUE["5"].digest}
+    assert {deployment(pair, slot).phase for slot in GROUP} == {"rejected"}
+    assert deployment(pair, "cam").culprit == "text"
+    assert "went back with slot text, since they go together" in deployment(pair, "cam").problem.reason
+    pair.tick(700, times=4)
+    assert served(pair) == ["1", "1"]
+    pair.assign(3, BOTH, cam="2", text="2")
+    assert served(pair) == ["2", "2"]
+
+
+def test_a_partner_that_moved_on_since_stays_when_the_other_one_goes_back(pair):
+    pair.assign(2, BOTH, cam="2", text="5")
+    pair.assign(3, cam="5", text="5")
+    pair.world.hold_allowed = True
+    pair.world.behaviours[pair.name(CATALOGUE["5"], "text")] = "wrong"
+    pair.tick(15, times=8)
+    assert served(pair)[1] == "1"
