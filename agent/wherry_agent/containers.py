@@ -22,12 +22,13 @@ from wherry_agent.archive import first_file
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.engine_client import docker, wrapped
 from wherry_agent.images import Images
-from wherry_agent.ports import Cancel, Container, ContainerState, RestartPolicy
+from wherry_agent.ports import Cancel, Container, ContainerState, RestartPolicy, Share
 
 _IMAGE = TypeAdapter(TrustedImage)
 _USER = "65532:65532"
 _DRAIN_MARGIN_SECONDS = 2
 _NANO = 1_000_000_000
+_SHARES: Mapping[Share, int] = {"full": 1024, "small": 128}
 _TOKEN = "WHERRY_CONTROL_TOKEN"  # noqa: S105 - the name of a variable
 _UP_FOR_LONG = re.compile(r"Up (About an? |\d+ )(minute|hour|day|week|month|year)")
 """Free of charge with every list; other words mean that a container must be asked when it began."""
@@ -172,6 +173,12 @@ class DockerEngine:
             with wrapped(f"container {name}"):
                 self._client.update_container(name, restart_policy={"Name": policy})
 
+    def processor_share(self, name: str, share: Share) -> None:
+        """Change how much of a busy processor a container gets."""
+        if self._ours(name).share != share:
+            with wrapped(f"container {name}"):
+                self._client.update_container(name, cpu_shares=_SHARES[share])
+
     def remove(self, name: str) -> None:
         """Kill and remove a container of ours; nothing when absent."""
         if self.inspect(name) is None:
@@ -293,6 +300,7 @@ def _from_inspect(item: Mapping[str, Any]) -> Container:
         exit_code=state["ExitCode"],
         oom_killed=state["OOMKilled"],
         restarts=int(item.get("RestartCount") or 0),
+        share="small" if item["HostConfig"].get("CpuShares") == _SHARES["small"] else "full",
         token=next((e.partition("=")[2] for e in item["Config"].get("Env") or [] if e.startswith(_TOKEN + "=")), ""),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -173,7 +174,10 @@ class Executor:
         )
 
     def _start(self, step: steps.Start) -> None:
-        self._engine.start(self._name(step.slot, step.image))
+        name = self._name(step.slot, step.image)
+        # To load a model takes all of a processor; callers of the one that serves are not to notice.
+        self._engine.processor_share(name, "small" if step.mode == "overlap" else "full")
+        self._engine.start(name)
 
     def _retire(self, step: steps.Retire) -> None:
         # Callers wait until the candidate, or this one again, has its gates behind it.
@@ -194,6 +198,7 @@ class Executor:
         for turn in (step, *step.partners):
             name = self._name(turn.slot, turn.image)
             self._engine.restart_policy(name, "unless-stopped")
+            self._engine.processor_share(name, "full")
             turns[turn.slot_port] = Target(self._port(name), turn.image)
         self._turn(turns)
 
@@ -292,6 +297,7 @@ class Executor:
         """Whether an existing container could be started; one whose port was taken is made again."""
         try:
             self._engine.restart_policy(name, "unless-stopped")
+            self._engine.processor_share(name, "full")
             self._engine.start(name)
         except EngineError as error:
             _log.warning("known-good container does not start and is made again: %s", error)
@@ -311,6 +317,9 @@ class Executor:
         for turn in turns:
             self._await_answers(turn)
         self._turn({turn.slot_port: Target(turn.port, turn.image) for turn in turns})
+        for turn in turns:
+            with suppress(EngineError):  # they are served, if slowly: what was taken over from a lost journal
+                self._engine.processor_share(self._name(turn.slot, turn.image), "full")
 
     def _await_answers(self, step: steps.EnsureRoute) -> None:
         """Who waits, or has something else to answer meanwhile, is not turned to a container that only begins."""

@@ -28,6 +28,7 @@ Progress = Callable[[int, int], None]
 
 ContainerState = Literal["created", "running", "restarting", "paused", "exited", "dead", "removing"]
 RestartPolicy = Literal["no", "unless-stopped"]
+Share = Literal["full", "small"]
 Way = Literal["kernel", "haproxy"]
 """How callers of a slot's stable port reach a container: by a redirect of the kernel, or through a proxy."""
 
@@ -79,6 +80,7 @@ class Container:
         restarts: how often the engine brought it back by itself, where it was asked for.
         token: by which its model server knows this agent, where it was asked for.
         young: whether its process may have begun within the last minute.
+        share: of a busy processor, where it was asked for.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Container:
     restarts: int = 0
     token: str = field(default="", repr=False)
     young: bool = True
+    share: Share = "full"
 
     @property
     def running(self) -> bool:
@@ -214,6 +217,9 @@ class Engine(Protocol):
 
     def restart_policy(self, name: str, policy: RestartPolicy) -> None:
         """Change the policy of an existing container."""
+
+    def processor_share(self, name: str, share: Share) -> None:
+        """How much of a busy processor a container gets beside others: as much as any other, or an eighth of that."""
 
     def remove(self, name: str) -> None:
         """Kill and remove a container of ours; nothing when absent."""

@@ -221,6 +221,8 @@ class Examiner:
             began = time.monotonic()
             try:
                 self._must_run(trial)
+                if len(passed) == 1:  # it has loaded; it is timed beside what serves, with an equal share
+                    self._engine.processor_share(trial.name, "full")
                 passed.append(self._ask(trial, gate, began))
             except _Exited as exited:
                 return self._ended(trial, gate, exited.container, began, passed)

@@ -232,6 +232,9 @@ class FakeEngine:
     def restart_policy(self, name: str, policy: str) -> None:
         self._set(name, restart=policy)
 
+    def processor_share(self, name: str, share: str) -> None:
+        self._set(name, share=share)
+
     def remove(self, name: str) -> None:
         if self.inspect(name) is not None:
             del self.world.containers[name]
@@ -573,7 +576,17 @@ class Device:
         self.queue: deque[Event] = deque()
         engine = wrap(
             FakeEngine(world),
-            {"create", "start", "stop", "restart_policy", "remove", "remove_image", "read_file", "inspect"},
+            {
+                "create",
+                "start",
+                "stop",
+                "restart_policy",
+                "processor_share",
+                "remove",
+                "remove_image",
+                "read_file",
+                "inspect",
+            },
         )
         route, prober = wrap(FakeRoute(world), {"apply"}), wrap(FakeProber(world), set())
         fetcher = wrap(FakeFetcher(world), {"fetch"})

@@ -150,7 +150,10 @@ def test_a_container_is_created_started_stopped_and_removed_and_each_may_be_repe
     for _ in range(2):
         found.restart_policy(NAME, "unless-stopped")
     inspected = found.inspect(NAME)
-    assert (inspected.restart, inspected.image) == ("unless-stopped", image)
+    assert (inspected.restart, inspected.image, inspected.share) == ("unless-stopped", image, "full")
+    for share in ("small", "small", "full", "full"):
+        found.processor_share(NAME, share)
+        assert found.inspect(NAME).share == share
     for _ in range(2):
         found.stop(NAME, 1)
     assert found.observe()[NAME].state == "exited"
@@ -164,7 +167,11 @@ def test_a_container_is_created_started_stopped_and_removed_and_each_may_be_repe
 
 def test_what_does_not_exist_is_said_in_words(engine):
     found, (image, _) = engine
-    for act in (found.start, lambda name: found.restart_policy(name, "no")):
+    for act in (
+        found.start,
+        lambda name: found.restart_policy(name, "no"),
+        lambda name: found.processor_share(name, "small"),
+    ):
         with pytest.raises(EngineError, match="does not exist"):
             act("wherry.core-test.main.vision.9")
     with pytest.raises(EngineError, match="is not on the device"):

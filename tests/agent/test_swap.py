@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from agent_fakes import FakeProber
 
 from wherry.errors import RolledBack
 from wherry.messages import Retry
@@ -526,3 +527,48 @@ def test_routes_that_cannot_be_read_back_after_the_switch_cost_no_caller_anythin
     assert device.serves() == "2"
     assert device.world.violations == []
     assert device.state.problem is None
+
+
+def share(device, version):
+    return device.world.containers[device.name(device.catalogue[version])].share
+
+
+def test_a_candidate_loads_with_a_small_share_of_the_processor_and_is_asked_and_serves_with_a_full_one(device):
+    asked = []
+    infer = FakeProber.infer
+    device.assign(1, main="1")
+    device.hold_at = "Probe"
+    device.assign(2, main="2")
+    assert (share(device, "1"), share(device, "2")) == ("full", "small")
+    device.hold_at = device.worker.hold_at = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            FakeProber, "infer", lambda self, *what: (asked.append(share(device, "2")), infer(self, *what))[1]
+        )
+        device.worker.finish()
+        device.pump()
+    assert set(asked) == {"full"}, "what is timed beside another has as much as the other"
+    assert (device.serves(), share(device, "2")) == ("2", "full")
+
+
+def test_where_callers_wait_for_it_a_candidate_loads_with_all_it_can_get(device):
+    device.assign(1, main="1")
+    device.world.available_mb, device.world.hold_allowed = 10, True
+    device.hold_at = "Probe"
+    device.assign(2, main="2")
+    assert share(device, "2") == "full"
+
+
+def test_what_comes_to_serve_by_other_ways_has_a_full_share_too(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    for version in ("1", "2"):
+        name = device.name(device.catalogue[version])
+        device.world.containers[name] = replace(device.world.containers[name], share="small")
+    device.world.hold_allowed = True
+    device.world.routes.clear()
+    device.tick(60)
+    assert (device.serves(), share(device, "2")) == ("2", "full")
+    device.world.behaviours[device.name(device.catalogue["2"])] = "wrong"
+    device.tick(5, times=20)
+    assert (device.serves(), share(device, "1")) == ("1", "full")
