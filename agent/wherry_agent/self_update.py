@@ -23,7 +23,7 @@ from wherry_agent.ports import Cancel, Engine, Fetcher, Progress
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
-_MARGIN_SECONDS = 20.0
+_MARGIN_SECONDS = 15.0
 """What the supervisor adds: the agent itself is to give up first, since it can say why."""
 
 

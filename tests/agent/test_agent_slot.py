@@ -211,7 +211,7 @@ def test_it_never_runs_as_a_container_and_models_are_not_touched(agent):
 
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
-    [("crashes", "last words: ImportError: broken"), ("hangs", "did not prove itself within 21 s")],
+    [("crashes", "last words: ImportError: broken"), ("hangs", "did not prove itself within 16 s")],
 )
 def test_one_that_fails_is_rejected_with_the_supervisors_reason_and_the_installed_agent_runs_on(
     agent, behaviour, reason
@@ -410,12 +410,12 @@ def test_what_a_person_installed_runs_first_and_the_wish_of_the_server_follows_b
     assert len(agent.world.images) == pulls, "what is unpacked already is not fetched again"
 
 
-@pytest.mark.parametrize(("behaviour", "first"), [("good", 1), ("crashes", 2)])
+@pytest.mark.parametrize(("behaviour", "first"), [("good", 1), ("crashes", 4)])
 def test_a_kill_at_writes_of_journal_disk_or_engine_changes_nothing_in_the_end(tmp_path, monkeypatch, behaviour, first):
-    """At every third; both would do at all of them, and take a minute."""
+    """At every sixth: all of them take a minute."""
     monkeypatch.setattr(os, "sync", lambda: None)  # of the whole machine, dozens of times
     kills = 0
-    for at in range(first, 1000, 3):
+    for at in range(first, 1000, 6):
         folder = tmp_path / str(at)
         (folder / "agent").mkdir(parents=True)
         agent = Supervised(folder, limits=Limits(backoff_base_seconds=1), killer=Cutter(None))
@@ -435,7 +435,7 @@ def test_a_kill_at_writes_of_journal_disk_or_engine_changes_nothing_in_the_end(t
         if agent.killer.count < at:
             break
         kills += 1
-    assert kills > 20
+    assert kills > 10
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -165,10 +166,11 @@ def twin_slot(view: DeviceView, name: str, slot: SlotReport | None, now: datetim
     desired = view.desired.get(name)
     serving = slot.serving if slot else None
     deployment = slot.deployment if slot else None
-    drift, tone = drift_words(view, desired, serving, deployment)
+    nothing = "the installed agent runs" if name == AGENT_SLOT else "nothing serves"
+    drift, tone = drift_words(view, desired, serving, deployment, nothing)
     health, health_tone = ("healthy", "good") if slot and slot.healthy else ("not healthy", "bad")
     if serving is None:
-        health, health_tone = "empty", "quiet"
+        health, health_tone = "installed" if name == AGENT_SLOT else "empty", "quiet"
     rejected = _rejected(desired, deployment)
     return TwinSlot(
         name=name,
@@ -194,12 +196,24 @@ def _rejected(desired: ReleaseRef | None, deployment: DeploymentReport | None) -
 
 
 def drift_words(
-    view: DeviceView, desired: ReleaseRef | None, serving: ReleaseRef | None, deployment: DeploymentReport | None
+    view: DeviceView,
+    desired: ReleaseRef | None,
+    serving: ReleaseRef | None,
+    deployment: DeploymentReport | None,
+    nothing: str,
 ) -> tuple[str, str]:
-    """Where desired and reported differ, in words with their tone; empty when they agree."""
+    """Where desired and reported differ, in words with their tone; empty when they agree.
+
+    Args:
+        view: the device.
+        desired: what should run in the slot.
+        serving: what does.
+        deployment: the last attempt there.
+        nothing: what to say when no release does.
+    """
     if same(desired, serving):
         return "", "good"
-    serves = f"{label(serving)} serves on" if serving else "nothing serves"
+    serves = f"{label(serving)} serves on" if serving else nothing
     if deployment and desired and deployment.release.digest == desired.digest:
         phase = words.phase_words(deployment.phase)
         if deployment.phase not in FINAL_PHASES:
