@@ -52,7 +52,7 @@ def _jumps(run: Run, jumps: tuple[float, ...], waits: tuple[float, ...], back: b
     for jump in jumps:
         for wait in waits:
             clock = Clock(run.device)
-            with run.swap(env=clock.env, argv=HOOKED, keep_image=False, seconds=150) as device:
+            with run.swap(env=clock.env, argv=HOOKED, keep_image=False) as device:
                 time.sleep(wait)
                 clock.set(jump)
                 run.hit()
@@ -71,7 +71,7 @@ def epoch(run: Run) -> None:
     """The agent starts on 2 January 1970; some seconds after it has said how it is somebody sets the clock."""
     clock = Clock(run.device)
     clock.set(_now_to_1970())
-    with run.swap(env=clock.env, argv=HOOKED, seconds=150) as device:
+    with run.swap(env=clock.env, argv=HOOKED) as device:
         run.hit()
         eventually(lambda: device.status.get("slots"), 60, f"it says nothing: {device.tail()}")
         if run.scale > 0.05:
@@ -101,7 +101,7 @@ def metadata_expires(run: Run) -> None:
     def before() -> None:
         run.rig.registry.trouble(Trouble(when=b"/blobs/", times=2, stall=True))
 
-    with run.swap(env=clock.env, argv=HOOKED, before=before, keep_image=False, seconds=150):
+    with run.swap(env=clock.env, argv=HOOKED, before=before, keep_image=False):
         with contextlib.suppress(Exception):
             eventually(lambda: run.rig.registry.hits, 30, "")
         clock.set(8 * 86_400)
@@ -116,7 +116,7 @@ def metadata_expires(run: Run) -> None:
 def certificate_expires(run: Run) -> None:
     """Nobody can be reached for thirty days: what serves goes on, a restart in between included; then it renews."""
     clock = Clock(run.device)
-    with run.swap(env=clock.env, argv=HOOKED, before=run.rig.cut_network, seconds=150) as device:
+    with run.swap(env=clock.env, argv=HOOKED, before=run.rig.cut_network) as device:
         clock.set(30 * 86_400)
         run.hit()
         time.sleep(4)

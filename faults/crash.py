@@ -28,7 +28,7 @@ class _Course:
     """
 
     run: Run
-    settled: float = 45
+    settled: float = 90
 
     @property
     def log(self) -> Path:

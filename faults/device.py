@@ -283,7 +283,7 @@ class Device:
         first = next(item for item in self.containers() if item["version"] == "1")
         api.update_container(first["id"], restart_policy=_SURVIVES)
         api.start(first["id"])
-        eventually(lambda: self.answers("1", first["port"]), 30, "version 1 does not come back")
+        eventually(lambda: self.answers("1", first["port"]), 120, "version 1 does not come back")
         self.route.apply({self.port: first["port"]})
         for item in self.containers():
             if item["version"] != "1":

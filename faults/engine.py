@@ -27,7 +27,7 @@ _DEAD = "the engine takes its containers with it, and then brings them back"
 def killed(run: Run) -> None:
     """SIGKILL of the private dockerd at different moments of a swap; it is started again after a second."""
     for wait in (0.5, 2.0, 4.0, 12.0)[: max(1, round(4 * run.scale))]:
-        with run.swap(seconds=150):
+        with run.swap():
             time.sleep(wait)
             run.hit()
             run.rig.engine.send(signal.SIGKILL)
@@ -39,7 +39,7 @@ def killed(run: Run) -> None:
 @fault("Engine", 18, "down at boot", excuse=_DEAD, seconds=20)
 def down(run: Run) -> None:
     """The agent starts while dockerd is dead; it comes five seconds later."""
-    with run.swap(start=False, seconds=150) as device:
+    with run.swap(start=False) as device:
         run.hit()
         run.rig.engine.send(signal.SIGKILL)
         device.start()
@@ -55,7 +55,7 @@ def down(run: Run) -> None:
 def hung(run: Run) -> None:
     """SIGSTOP of dockerd for twelve seconds at different moments of a swap."""
     for wait in (0.2, 2.0, 4.0)[: max(1, round(3 * run.scale))]:
-        with run.swap(seconds=150):
+        with run.swap():
             time.sleep(wait)
             run.rig.engine.send(signal.SIGSTOP)
             run.hit()
@@ -65,7 +65,7 @@ def hung(run: Run) -> None:
 
 def _relay(run: Run, trouble: Trouble, keep_image: bool = True, seconds: float = 10, calls: int = 1_000_000) -> None:
     """A swap through a relay in trouble, until so many calls have met it, or for so long."""
-    with run.swap(before=lambda: run.device.engine.trouble(trouble), keep_image=keep_image, seconds=150) as device:
+    with run.swap(before=lambda: run.device.engine.trouble(trouble), keep_image=keep_image) as device:
         most = min(calls, trouble.times)
         with contextlib.suppress(LabError):
             eventually(lambda: device.engine.hits >= most, seconds, "")
@@ -113,7 +113,7 @@ def each_call(run: Run) -> None:
 @fault("Engine", 21, "image deleted by someone")
 def image_deleted(run: Run) -> None:
     """The wanted image is deleted again and again while it is fetched and staged."""
-    with run.swap(keep_image=False, seconds=150):
+    with run.swap(keep_image=False):
         for _ in range(6):
             run.device.drop_image("2")
             run.hit()
@@ -189,7 +189,7 @@ def dies(run: Run) -> None:
 def flapping(run: Run) -> None:
     """What serves dies three times and is brought back. Then, in the full sweep, it dies whenever it answers."""
     device = run.device
-    with run.swap(seconds=150):
+    with run.swap():
         device.wait("2")
         for _ in range(3):
             _die_once_answering(run)
@@ -237,7 +237,7 @@ def lies(run: Run) -> None:
 @fault("Engine", 24, "known-good hangs", excuse="the only model hangs until it is started anew", seconds=30)
 def paused(run: Run) -> None:
     """The serving container is paused: it runs and does not answer."""
-    with run.swap(seconds=150) as device:
+    with run.swap() as device:
         device.wait("2")
         found = device.container("2")
         assert found is not None
@@ -262,7 +262,7 @@ def port_taken(run: Run) -> None:
         return request
 
     trouble = Trouble(when=b'"HostPort"', edit=edit)
-    with run.swap(before=lambda: run.device.engine.trouble(trouble), seconds=150):
+    with run.swap(before=lambda: run.device.engine.trouble(trouble)):
         try:
             eventually(lambda: taken, 40, "no container was created")
             time.sleep(5)

@@ -67,7 +67,7 @@ def killed(run: Run) -> None:
 def partition(run: Run) -> None:
     """Registry, server and broker are away for one, ten and (full sweep) a hundred seconds from the start."""
     for seconds in (1, 10, 100)[: max(1, round(3 * run.scale))]:
-        with run.swap(before=run.rig.cut_network, keep_image=False, seconds=150) as device:
+        with run.swap(before=run.rig.cut_network, keep_image=False) as device:
             run.hit()
             time.sleep(seconds)
             run.expect(device.answers("1") or device.answers("2"), "nothing answers without a network")
@@ -118,7 +118,7 @@ def loss(run: Run) -> None:
         subprocess.run(["iptables", "-I", *rule], check=True)
     try:
         for _ in range(max(1, round(3 * run.scale))):
-            with run.swap(keep_image=False, seconds=150):
+            with run.swap(keep_image=False):
                 run.hit()
     finally:
         for rule in rules:

@@ -17,10 +17,10 @@ ENGINE_RESTARTED = "the operator restarts the engine, which takes the only model
 _HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
 
-def _troubled(run: Run, *troubles: Trouble, seconds: float = 150) -> None:
+def _troubled(run: Run, *troubles: Trouble) -> None:
     """A swap that must fetch, with the registry in trouble; each trouble is bounded, after it the registry is well."""
     for trouble in troubles:
-        with run.swap(before=lambda: run.rig.registry.trouble(trouble), keep_image=False, seconds=seconds):  # noqa: B023
+        with run.swap(before=lambda: run.rig.registry.trouble(trouble), keep_image=False):  # noqa: B023
             deadline = time.monotonic() + 25
             while run.rig.registry.hits < trouble.times and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -83,7 +83,7 @@ def stuck(run: Run) -> None:
     """A layer's connection stays open, and the engine waits for it for ever: the agent says what helps, and it does."""
     registry, engine = run.rig.registry, run.rig.engine
     trouble = Trouble(when=b"/blobs/", times=1, stall=True)
-    with run.swap(before=lambda: registry.trouble(trouble), keep_image=False, seconds=150) as device:
+    with run.swap(before=lambda: registry.trouble(trouble), keep_image=False) as device:
         eventually(lambda: registry.hits, 40, "nothing was pulled")
         run.hit(hurts=False)
         registry.trouble(None)

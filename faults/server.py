@@ -26,7 +26,7 @@ def _republish(run: Run) -> subprocess.CompletedProcess[str]:
 def killed(run: Run) -> None:
     """SIGKILL of the server at different moments of a publish, while a device swaps; then the publish is repeated."""
     for wait in (0.4, 0.8, 1.2, 1.6, 2.0)[: max(1, round(5 * run.scale))]:
-        with run.swap(seconds=120):
+        with run.swap():
             publishing = threading.Thread(target=_republish, args=(run,))
             publishing.start()
             time.sleep(wait)
@@ -42,7 +42,7 @@ def killed(run: Run) -> None:
 @fault("Server", 61, "two signers racing")
 def racing(run: Run) -> None:
     """Two operators with the owner's keys publish at the same moment: one wins, the other is told so."""
-    with run.swap(seconds=120):
+    with run.swap():
         for _ in range(max(1, round(3 * run.scale))):
             done: list[subprocess.CompletedProcess[str]] = []
             threads = [threading.Thread(target=lambda done=done: done.append(_republish(run))) for _ in range(2)]
@@ -62,7 +62,7 @@ def _all_told(done: list[subprocess.CompletedProcess[str]]) -> bool:
 @fault("Server", 62, "database locked")
 def locked(run: Run) -> None:
     """Another process holds the server's database for eight seconds in the middle of a swap."""
-    with run.swap(seconds=120):
+    with run.swap():
         time.sleep(1)
         with contextlib.closing(sqlite3.connect(run.rig.lab.folder / "server/server.db", timeout=20)) as database:
             database.execute("BEGIN IMMEDIATE")
@@ -76,7 +76,7 @@ def full(run: Run) -> None:
     """The server may not write a file larger than it is now (RLIMIT_FSIZE), as with a full disk; then it may again."""
     pid = run.rig.lab.pid("server")
     assert pid is not None
-    with run.swap(seconds=120):
+    with run.swap():
         subprocess.run(["prlimit", f"--pid={pid}", "--fsize=4096:unlimited"], check=True)
         run.hit()
         try:
@@ -101,7 +101,7 @@ def abuse(run: Run) -> None:
         ("POST", "/v1/rollouts", big), ("POST", "/v1/enrol", b"\xff" * 2_000_000), ("POST", "/v1/tokens", b"[]"),
         ("GET", "/v1/tuf/metadata/..%2f..%2fadmin.token", None), ("PUT", "/v1/devices/x", b"{}"),
     ]  # fmt: skip
-    with run.swap(seconds=120):
+    with run.swap():
         for _ in range(max(1, round(10 * run.scale))):
             for method, path, body in asked:
                 request = urllib.request.Request(
@@ -128,7 +128,7 @@ def _status(request: urllib.request.Request, context: ssl.SSLContext) -> int | N
 def killed_in_reports(run: Run) -> None:
     """SIGKILL of the server during a swap; started again, it knows how the swap ended."""
     for _ in range(max(1, round(3 * run.scale))):
-        with run.swap(seconds=120) as device:
+        with run.swap() as device:
             eventually(lambda: device.container("2"), 60, f"the swap does not begin: {device.tail()}")
             run.rig.kill_server()
             run.hit()

@@ -16,6 +16,7 @@ from faults import checks
 from faults.device import Device
 from faults.rig import Rig
 
+NOT_COMMITTED = "the journal's known-good is 1"
 ENGINE_RESTARTS = "the only model is dead until the engine has started it again"
 _BEFORE = 1.0
 """A request may have been sent so long before the injection that made it fail."""
@@ -213,7 +214,6 @@ class Run:
         self,
         before: Callable[[], None] = lambda: None,
         keep_image: bool = True,
-        seconds: float = 90,
         env: dict[str, str] | None = None,
         argv: list[str] | None = None,
         start: bool = True,
@@ -223,7 +223,6 @@ class Run:
         Args:
             before: what happens before the agent starts.
             keep_image: whether the wanted image is on the device already.
-            seconds: deadline for convergence, from the end of the block.
             env: of the agent.
             argv: another program that is the agent.
             start: whether the agent is started before the block.
@@ -238,13 +237,13 @@ class Run:
                 yield device
                 if not device.alive:
                     device.start(argv, env)
-                self.converge(device.goal, seconds)
+                self.converge(device.goal)
         finally:
             device.kill()
             self.rig.heal()
             device.engine.trouble(None)
 
-    def converge(self, expected: str, seconds: float = 90, when: str = "after convergence") -> None:
+    def converge(self, expected: str, seconds: float = 240, when: str = "after convergence") -> None:
         """Wait for convergence and look at everything."""
         try:
             self.device.wait(expected, seconds)
@@ -270,13 +269,13 @@ def prove(rig: Rig, device: Device) -> str | None:
         run.hit()
         device.lost = "commit of journal.db"
         try:
-            with run.swap(seconds=20):
+            with run.swap():
                 pass
         finally:
             device.lost = ""
 
     row = perform(rig, device, Fault("Crash", 0, "no journal", swap, "", "good"), 1.0)
-    return None if row.ok else row.outcome
+    return row.outcome if NOT_COMMITTED in row.outcome else None
 
 
 def perform(rig: Rig, device: Device, one: Fault, scale: float) -> Row:
