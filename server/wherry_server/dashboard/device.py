@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.api.devices import DeviceView
 from wherry.api.telemetry import HostTelemetry
 from wherry.messages import FINAL_PHASES, DeploymentReport, ReleaseRef, SlotReport
