@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.errors import DeploymentError, GateFailed, Revoked, WherryError
 from wherry.messages import GateResult, Problem
 from wherry_agent import steps
+from wherry_agent.assignment import Marks
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
 from wherry_agent.states import Move, allows, next_phase
 from wherry_agent.together import members, partners
@@ -154,6 +156,20 @@ def _fallen_back(
         last = advanced(last, "fall_back", now, problem=problem, gates=gates, culprit=culprit)
     litter = (*slot.litter, step.rejected)
     return replace(slot, known_good=step.image, previous=None, deployment=last, litter=litter, since=now)
+
+
+def without_withdrawn(slot: SlotEntry, marks: Marks, now: datetime) -> SlotEntry:
+    """The slot without what the owner withdrew. The release before a withdrawn known-good takes its place.
+
+    Not where that one is on trial anyway, and not the agent's own, which is another program already.
+    """
+    gone = tuple(image for image in (slot.known_good, slot.previous) if image and withdrawn(image, marks))
+    good, before = (None if image in gone else image for image in (slot.known_good, slot.previous))
+    slot = replace(slot, known_good=good, previous=before, litter=(*slot.litter, *gone))
+    on_trial = slot.trial is not None and same(slot.trial.image, before)
+    if good is not None or before is None or on_trial or slot.slot == AGENT_SLOT:
+        return slot
+    return replace(slot, known_good=before, previous=None, since=now)
 
 
 def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:

@@ -73,7 +73,8 @@ def plan(
 ) -> list[Step]:
     """The steps that bring the device from what it is to what it should be.
 
-    First whatever restores service, then deployments, removals and tidying, slot by slot, the agent itself last.
+    First what the owner withdrew ends, then comes whatever restores service, then deployments, removals and tidying,
+    slot by slot, the agent itself last.
 
     Args:
         desired: the verified assignment; None when it is not known (yet): what serves goes on serving.
@@ -91,8 +92,8 @@ def plan(
         for name in serving_order(entry)
         if name != AGENT_SLOT
     ]
-    steps = turn_back_together((step for view in views for step in _serving(view)), entry)
-    steps += [step for view in views for step in _withdrawing(view)]
+    steps: list[Step] = [step for view in views for step in _withdrawing(view)]
+    steps += turn_back_together((step for view in views for step in _serving(view)), entry)
     steps += [step for view in views for step in _standing_down(view)]
     own = plan_agent(desired, observed, entry, now, limits)
     if proving(entry):

@@ -12,8 +12,8 @@ from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.agent_slot import OwnVersionNoticed, own_version_noticed
 from wherry_agent.assignment import Marks, TrustedImage
-from wherry_agent.endings import ENDINGS, advanced, partners_go_back, problem_of, with_slot
-from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, same, withdrawn
+from wherry_agent.endings import ENDINGS, advanced, partners_go_back, problem_of, with_slot, without_withdrawn
+from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, same
 from wherry_agent.events import Cancelled, Done, Failed, GateAsked, StepFinished, StepProgress
 from wherry_agent.room import GaveUp, gave_up
 from wherry_agent.states import Move, allows, next_phase
@@ -157,17 +157,10 @@ def _rebooted(trial: Deployment, now: datetime, limits: Limits) -> Deployment:
     return advanced(trial, "fail", now, verdict="reject", problem=problem)
 
 
-def _accepted(entry: Entry, fact: Accepted, _now: datetime, _limits: Limits) -> Entry:
-    slots = {}
-    for name in {*entry.slots, *fact.ports}:
-        slot = entry.slots.get(name) or SlotEntry(name, fact.ports[name])
-        gone = [i for i in (slot.known_good, slot.previous) if i and withdrawn(i, fact.marks)]
-        slots[name] = replace(
-            slot,
-            known_good=None if slot.known_good in gone else slot.known_good,
-            previous=None if slot.previous in gone else slot.previous,
-            litter=(*slot.litter, *gone),
-        )
+def _accepted(entry: Entry, fact: Accepted, now: datetime, _limits: Limits) -> Entry:
+    names = {*entry.slots, *fact.ports}
+    known = {name: entry.slots.get(name) or SlotEntry(name, fact.ports[name]) for name in names}
+    slots = {name: without_withdrawn(slot, fact.marks, now) for name, slot in known.items()}
     return replace(entry, payload=fact.payload, marks=fact.marks, slots=slots)
 
 

@@ -60,3 +60,18 @@ def test_nobody_waits_for_a_release_that_was_withdrawn_while_it_gave_way(device)
     device.tick(700, times=3)
     assert device.state.slots[0].serving is None
     assert device.world.waiting == set()
+
+
+def test_the_release_before_a_withdrawn_known_good_serves_again(device):
+    device.assign(1, main="1")
+    device.assign(2, main="2")
+    device.world.hold_allowed = True
+    device.world.registry = "down"
+    device.trust.withdrawn = frozenset({device.catalogue["2"].digest})
+    device.server.assignment = device.journal.entry.payload
+    device.put(CommandReceived(PollNow()))
+    slot = device.state.slots[0]
+    assert (device.serves(), slot.known_good.version, slot.deployment.problem.code) == ("1", "1", "trust.revoked")
+    assert device.name(device.catalogue["2"]) not in device.world.containers
+    history = device.world.history
+    assert history.index(f"remove {device.name(device.catalogue['2'])}") < len(history) - 1
