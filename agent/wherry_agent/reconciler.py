@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from wherry.agent_release import AGENT_SLOT
@@ -13,7 +12,7 @@ from wherry.errors import ServerError, StoreError, WherryError
 from wherry.messages import PollNow, Retry, StateReport
 from wherry_agent import events, progress, steps
 from wherry_agent.agent_slot import noticed
-from wherry_agent.assignment import Assignment, Marks, TrustedImage
+from wherry_agent.assignment import Assignment, TrustedImage
 from wherry_agent.dependencies import kept, unmet_needs, waiting
 from wherry_agent.entrance import Entrance
 from wherry_agent.entry import Entry, container_name
@@ -24,9 +23,10 @@ from wherry_agent.outbox import Outbox
 from wherry_agent.planner import assign_ports, plan
 from wherry_agent.ports import ActiveSlot, Observed
 from wherry_agent.recheck import LaterChecks
-from wherry_agent.recovery import rebuild
 from wherry_agent.reporter import active_slots
-from wherry_agent.verification import images_kept, verified_first
+from wherry_agent.sight import Sight
+from wherry_agent.takeover import take_over
+from wherry_agent.verification import verified_first
 from wherry_agent.watch import Watch
 from wherry_agent.wishes import admitted, refused, to_admit, to_supersede
 from wherry_agent.world import Policy, StepWorker, World
@@ -36,11 +36,7 @@ _GIVEN_UP_AFTER = 3
 
 
 class Reconciler:
-    """Turns events into steps and reports. `handle` is the body of the control loop.
-
-    Attributes:
-        blind: the engine did not answer when it was last looked at; after a boot it soon does.
-    """
+    """Turns events into steps and reports. `handle` is the body of the control loop."""
 
     def __init__(
         self,
@@ -63,11 +59,18 @@ class Reconciler:
         facts = policy.facts.by_name() if policy.facts else {}
         self._outbox = Outbox(world.link, world.recorder, publish, policy.profile_name, policy.report_seconds, facts)
         self._desired: Assignment | None = None
-        self._observed = Observed()
-        self._routes_read: datetime | None = None
-        self.blind = False
+        self._sight = Sight(world, self._outbox, policy.route_check_seconds)
         self._recover = journal.fresh or journal.rebuilt is not None
         self._waits: dict[tuple[str, ...], tuple[int, datetime]] = {}
+
+    @property
+    def blind(self) -> bool:
+        """Whether the engine did not answer when it was last looked at; after a boot it soon does."""
+        return self._sight.blind
+
+    @property
+    def _observed(self) -> Observed:
+        return self._sight.observed
 
     @property
     def entry(self) -> Entry:
@@ -246,10 +249,11 @@ class Reconciler:
     # -- observe, plan, act ------------------------------------------------------------------------------
 
     def _reconcile(self, now: datetime, fresh: bool) -> None:
-        if not self._observe(now, fresh):
+        if not self._sight.look(now, fresh):
             return
         if self._recover:
-            self._rebuild()
+            take_over(self._journal, self._world, self._observed, self._outbox)
+            self._recover = False
         if self._worker.step is None:
             self._open_and_close(now)
         planned = self._plan(now)
@@ -268,54 +272,6 @@ class Reconciler:
         self._outbox.say({f"{name}/needs": (waits | keeps).get(name) for name in self.entry.slots})
         limits, broken = self._policy.limits, self._broken()
         return plan(self._desired, self._observed, self.entry, now, limits, broken, waits, keeps)
-
-    def _observe(self, now: datetime, fresh: bool) -> bool:
-        """Look at the engine, and now and then at the packet filter."""
-        read = self._routes_read
-        due = fresh or read is None or abs(now - read) > timedelta(seconds=self._policy.route_check_seconds)
-        routes = self._observed.routes
-        lock = self._world.lock.read(now)
-        try:
-            containers = self._world.engine.observe()
-        except WherryError as error:
-            self.blind = True
-            self._outbox.trouble("engine", error)
-            self._observed = Observed({}, routes, self._observed.memory_available_mb, lock, self._world.own_version())
-            return False
-        self.blind = False
-        self._outbox.clear("engine")
-        if due:
-            try:
-                routes, self._routes_read = self._world.route.read(), now
-                self._outbox.clear("route")
-            except WherryError as error:
-                self._outbox.trouble("route", error)
-        memory = self._world.host.memory_available_mb()
-        ways = self._world.route.ways()
-        self._observed = Observed(containers, routes, memory, lock, self._world.own_version(), ways=ways)
-        return True
-
-    def _rebuild(self) -> None:
-        """A lost or new journal takes over what the engine runs for this device."""
-        found = [self._world.engine.inspect(name) for name in self._observed.containers]
-        known = replace(self.entry, marks=self._withdrawals())
-        entry = rebuild(known, [container for container in found if container], self._observed.routes)
-        if entry.slots != self.entry.slots:
-            why = self._journal.rebuilt or "it was empty"
-            _log.error("journal rebuilt from containers, because %s; slots: %s", why, ", ".join(sorted(entry.slots)))
-        self._journal.keep(replace(entry, unverified=images_kept(entry)) if self._journal.rebuilt else entry)
-        if self._journal.rebuilt:
-            words = f"was rebuilt from running containers: {self._journal.rebuilt}"
-            self._outbox.trouble("rebuilt", StoreError("journal", words))
-        self._recover = False
-
-    def _withdrawals(self) -> Marks:
-        """What the owner withdrew was lost with the journal; release metadata on disk still tells it."""
-        try:
-            return self._world.trust.withdrawals(self.entry.marks)
-        except WherryError as error:
-            _log.warning("no withdrawals from local files: %s", error)
-            return self.entry.marks
 
     def _open_and_close(self, now: datetime) -> None:
         """Deployments that must give way do, and wanted releases meet admission."""
