@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -E")
 PATHS := wherry agent server serving cli scripts bench faults tests
 
-.PHONY: help setup assets check test demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-boot bench-touch faults docs site lock clean
+.PHONY: help setup assets check test machine demo demo-once demo-stop image-arm64 image-jetson image-server bench bench-swap bench-boot bench-touch faults docs site lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ check: setup ## formatting, lint, types, layers, generated docs
 test: setup ## all tests, on a real engine, broker, registry and databases
 	@$(SUDO) $(PY) -m pytest; status=$$?; \
 	[ -z "$(SUDO)" ] || sudo chown -R "$$(id -u):$$(id -g)" build .pytest_cache .hypothesis; exit $$status
+
+machine: setup ## the agent's state machine with EXAMPLES (5000) examples that nobody has seen yet; for long
+	WHERRY_MACHINE_EXAMPLES=$(or $(EXAMPLES),5000) $(PY) -m pytest tests/agent/test_agent_machine.py
 
 demo: ## the main job, end to end; leaves everything running
 	@bash scripts/setup.sh demo

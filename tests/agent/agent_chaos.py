@@ -290,7 +290,10 @@ class WatchedWorld(World):
             case "Retire":
                 return slot.trial is not None and slot.trial.mode == "replace"
             case "Remove":
-                return self.agent is not None and slot.slot not in self.agent.accepted()
+                return (
+                    self.agent is not None
+                    and slot.slot not in self.agent.wishes[self.agent.worker.known.marks.sequence]
+                )
             case "EnsureServing":
                 return bool(getattr(step, "restart", False))
             case "Rollback":  # a first release; there is nothing to go back to
