@@ -33,8 +33,9 @@ from wherry_agent.local_api import LocalApi
 from wherry_agent.prober import HttpProber
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.route.both import BothRoutes
-from wherry_agent.route.haproxy import HaproxyRoute, lacks, runs_by_unit
+from wherry_agent.route.haproxy import HaproxyRoute
 from wherry_agent.route.haproxy_config import HAPROXY_FOLDER, Bounds
+from wherry_agent.route.haproxy_process import lacks, runs_by_unit
 from wherry_agent.route.kernel import KernelRoute
 from wherry_agent.schedule import Schedule
 from wherry_agent.self_update import SelfUpdate

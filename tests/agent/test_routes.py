@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -24,8 +25,9 @@ from wherry_agent.assignment import TrustedImage
 from wherry_agent.counters import change, read_counters
 from wherry_agent.ports import Target
 from wherry_agent.route.both import BothRoutes
-from wherry_agent.route.haproxy import HaproxyRoute, lacks
+from wherry_agent.route.haproxy import HaproxyRoute
 from wherry_agent.route.haproxy_config import CONFIG_FILE, MAP_FILE, MASTER_SOCKET, Bounds
+from wherry_agent.route.haproxy_process import lacks
 from wherry_agent.route.kernel import KernelRoute
 
 pytestmark = pytest.mark.docker
@@ -253,7 +255,7 @@ def test_an_image_that_drops_its_connections_when_it_ends_loses_no_request(hapro
     with images("a", "b", "c", "d") as found:
         haproxy.apply({stable: found[0].port})
         with Callers(stable) as callers:
-            for old, new in zip(found, found[1:], strict=False):
+            for old, new in itertools.pairwise(found):
                 callers.wait_for(old.name)
                 haproxy.apply({stable: new.port})
                 wait_for(lambda port=old.port: haproxy.under_way(port) == 0)
@@ -369,6 +371,7 @@ def test_a_new_slot_on_a_port_that_is_taken_leaves_the_others_alone(tmp_path, st
             assert route.read() == {stable: image.port}
     finally:
         route.clear()
+    assert processes(tmp_path) == []
 
 
 def test_a_unit_that_does_not_start_it_is_told(tmp_path, stable):
@@ -438,7 +441,7 @@ def test_a_reload_counts_from_zero_as_another_process_after_it_was_read(tmp_path
 
 
 def test_without_haproxy_it_says_so(monkeypatch, tmp_path, stable):
-    monkeypatch.setattr("wherry_agent.route.haproxy._PATH", "/nonexistent")
+    monkeypatch.setattr("wherry_agent.route.haproxy_process._PATH", "/nonexistent")
     assert lacks() == "is not installed"
     with pytest.raises(RouteError, match="haproxy: is not installed"):
         haproxy_route(tmp_path).apply({stable: 18500})

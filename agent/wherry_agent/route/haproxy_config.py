@@ -16,7 +16,7 @@ from typing import Any, Literal
 HAPROXY_FOLDER = "haproxy"
 """In the state folder: all that haproxy is told by."""
 CONFIG_FILE, MAP_FILE, LUA_FILE = "haproxy.cfg", "targets.map", "slots.lua"
-MASTER_SOCKET, WORKER_SOCKET = "master", "worker"
+MASTER_SOCKET, WORKER_SOCKET, PID_FILE = "master", "worker", "pid"
 
 Side = Literal["a", "b"]
 Targets = Mapping[int, int | None]
