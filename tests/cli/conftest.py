@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from wherry.api.devices import DeviceView
 from wherry.api.releases import ReleaseImageView, ReleaseView
-from wherry.api.rollouts import RolloutTargetView, RolloutView, Selector
+from wherry.api.rollouts import RolloutPart, RolloutTargetView, RolloutView, Selector
 from wherry.errors import Conflict, NotAllowed, NotFound, WherryError
 from wherry.messages import DeploymentReport, GateResult, Problem, ReleaseRef, SlotReport
 from wherry.metadata import newest, read_metadata, signed_images
@@ -200,10 +200,12 @@ class Api:
         raise NotFound(f"release {model} {version}", "was never published")
 
     def start(self, body: Any, _query: Any) -> Any:
-        self.release(body["model"], body["version"])
-        number = len(self.state.rollouts) + 1
-        view = rollout_view(number, body["model"], body["version"], selector=Selector(**body["selector"]))
-        view.slot = body["slot"]
+        parts = body["together"] or [body]
+        for part in parts:
+            self.release(part["model"], part["version"])
+        number, first = len(self.state.rollouts) + 1, parts[0]
+        view = rollout_view(number, first["model"], first["version"], selector=Selector(**body["selector"]))
+        view.slot, view.together = first["slot"], [RolloutPart(**part) for part in body["together"]]
         self.state.rollouts[number] = view
         return view
 
