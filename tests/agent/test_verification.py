@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import pytest
 from agent_fakes import Device
@@ -13,6 +14,7 @@ from agent_fakes import Device
 from wherry.errors import Tampered
 from wherry_agent.ports import Cancel, StepCancelled
 from wherry_agent.saved_image import NotAnArchive, missing
+from wherry_agent.verification import carried
 
 
 def committed(device: Device, *versions: str) -> None:
@@ -230,6 +232,13 @@ def test_what_comes_while_anything_is_in_doubt_shares_the_doubt(device):
     assert "3" in device.world.verified
     device.tick(1, times=2)
     assert device.journal.entry.unverified == frozenset()
+
+
+def test_what_has_left_the_device_is_no_longer_in_doubt(device):
+    committed(device, "1")
+    digest = device.catalogue["1"].digest
+    doubted = replace(device.journal.entry, unverified=frozenset({digest, "sha256:gone"}))
+    assert carried(doubted, doubted) == {digest}
 
 
 def test_damage_that_comes_back_with_every_fetch_is_explained(device):
