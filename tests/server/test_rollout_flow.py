@@ -351,3 +351,20 @@ def test_a_poll_is_asked_for_over_mqtt(context, api, device):
     (message,) = outbox.pending(context)
     assert json.loads(message.payload)["type"] == "poll_now"
     assert str(message.topic) == "wherry/v1/d/dev-1/cmd"
+
+
+def test_a_release_of_the_agent_goes_into_its_own_slot_and_nothing_else_does(context, api, owner, device):
+    owner.release("1.5", model="wherry-agent", runtime="agent")
+    owner.release("1")
+    rollout = api.post("/v1/rollouts", {"model": "wherry-agent", "version": "1.5", "selector": TO_ALL}).json()
+    assert rollout["slot"] == "agent"
+    payload = device.signed("GET", "/v1/devices/dev-1/assignment").content
+    assert assigned_slots(payload) == {"agent": "models/wherry-agent/generic-amd64/1.manifest.json"}
+    for model, version, slot, words in (
+        ("wherry-agent", "1.5", "other", "belongs in slot agent and not in other"),
+        ("vision", "1", "agent", "is a model, and slot agent is for releases of the agent itself"),
+    ):
+        body = {"model": model, "version": version, "slot": slot, "selector": TO_ALL}
+        for path in ("/v1/rollouts", "/v1/rollouts/preview"):
+            reply = api.post(path, body)
+            assert (reply.status_code, words in reply.json()["error"]["reason"]) == (422, True), reply.text

@@ -25,6 +25,7 @@ _FACTS = {
     "sm": "GPU architecture (SM)",
     "memory_mb": "Memory",
     "machine": "Processor",
+    "python": "Python",
 }
 
 
