@@ -104,7 +104,8 @@ def _part(text: str) -> RolloutPart:
 def begin(client: ServerClient, request: RolloutRequest, out: Output) -> RolloutView:
     """Start a rollout, after a word about what the operator may not have meant."""
     with suppress(WherryError):  # what is wrong with the request, its start says better; an older server cannot tell
-        for text in client.preview_rollout(request).notes:
+        preview = client.preview_rollout(request)
+        for text in (*preview.notes, *preview.misfits):
             out.note(Text.assemble(("Note: ", "bold yellow"), text))
     return client.start_rollout(request)
 

@@ -224,6 +224,18 @@ def test_what_is_wrong_is_said_beside_its_field(fields, field):
     assert list(form.wrong) == [field]
 
 
+def test_the_form_takes_releases_for_other_slots_along():
+    fields = {"slot": "cam", "others": "text=words:3, ears=sound:1.0"}
+    form, wanted = read_form(fields, "vision", "2")
+    assert form.wrong == {}
+    assert [(part.slot, part.label) for part in wanted.parts] == [
+        ("cam", "vision 2"), ("text", "words 3"), ("ears", "sound 1.0"),
+    ]  # fmt: skip
+    for others in ("text", "text=words", "cam=words:3", "TEXT=words:3"):
+        form, wanted = read_form(fields | {"others": others}, "vision", "2")
+        assert (wanted, list(form.wrong), form.others) == (None, ["others"], others)
+
+
 @pytest.mark.parametrize(
     ("preview", "says", "button", "tone"),
     [

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from wherry.api.rollouts import RolloutTargetView, RolloutView, Selector
+from wherry.api.rollouts import RolloutPart, RolloutTargetView, RolloutView, Selector, TargetPartView
 from wherry.identity import sha256_digest
 from wherry.messages import DeploymentReport, Problem, ReleaseRef
 from wherry_server.dashboard import rollout_rows as rows
+from wherry_server.dashboard import words
 from wherry_server.services.rollouts import change_rollout
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -104,6 +105,22 @@ def test_a_device_that_failed_says_why_and_what_to_do():
     reported = RolloutTargetView(device="cam-1", state="rejected", deployment=deployment("rejected", problem=problem))
     row = rows.target_row(reported, NOW)
     assert (row.reason, row.fix) == ("Release vision 2.0: golden gate: case 3 differs.", "Mend the model.")
+
+
+def test_a_device_shows_each_slot_of_a_rollout_of_several_releases():
+    parts = [
+        TargetPartView(slot="cam", state="committed"),
+        TargetPartView(slot="text", state="running", deployment=deployment("probing")),
+    ]
+    row = rows.target_row(RolloutTargetView(device="cam-1", state="running", parts=parts), NOW)
+    assert row.slots == [("cam", "committed", "good"), ("text", words.phase_words("probing"), words.tone("running"))]
+    view = rollout("running", running=1)
+    several = view.model_copy(update={"together": [*view.parts, RolloutPart(model="words", version="3", slot="text")]})
+    shown = rows.summary(several, NOW)
+    assert shown.label == "vision 2.0 + words 3"
+    assert shown.releases == [
+        ("vision 2.0", "/releases/vision/2.0", "main"), ("words 3", "/releases/words/3", "text"),
+    ]  # fmt: skip
 
 
 def test_the_same_reason_is_said_once():

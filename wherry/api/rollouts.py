@@ -76,11 +76,13 @@ class RolloutPreview(ApiModel):
     Attributes:
         devices, fit: that the selector chooses; of these, that can run the release.
         notes: sentences about what may not be meant: another model replaced, a slot made, devices that will refuse.
+        misfits: sentences about the devices that cannot run it.
     """
 
     devices: int
     fit: int
     notes: list[str] = []
+    misfits: list[str] = []
 
 
 TargetState = Literal["pending", "assigned", "running", "committed", "rejected", "refused", "misfit", "superseded"]

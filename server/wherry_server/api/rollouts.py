@@ -60,7 +60,8 @@ def create_rollout(request: RolloutRequest, context: ActingDep) -> RolloutView:
 def preview(request: RolloutRequest, context: ContextDep) -> RolloutPreview:
     """What it would replace, make or be refused by; nothing is changed."""
     found = preview_rollout(context, request)
-    return RolloutPreview(devices=found.devices, fit=found.fit, notes=list(found.notes))
+    misfits = [one.sentence for one in found.misfits]
+    return RolloutPreview(devices=found.devices, fit=found.fit, notes=list(found.notes), misfits=misfits)
 
 
 @router.get("/rollouts/{rollout}", summary="One rollout")

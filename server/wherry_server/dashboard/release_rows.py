@@ -39,6 +39,7 @@ class MisfitRow:
     reason: str
     devices: list[str]
     more: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,7 @@ def preview_rows(preview: Preview) -> PreviewRows:
                 reason=sentence(f"it {one.reason}" if one.reason.startswith(("has ", "needs ")) else one.reason),
                 devices=list(one.devices),
                 more=f"and {words.number(one.count - len(one.devices))} more" if one.count > len(one.devices) else "",
+                fix=sentence(one.fix),
             )
             for one in preview.misfits
         ],

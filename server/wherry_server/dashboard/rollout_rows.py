@@ -245,8 +245,10 @@ def target_row(view: RolloutTargetView, now: datetime) -> TargetRow:
 
 
 def _slot_doing(part: TargetPartView) -> str:
-    running = part.state == "running" and part.deployment is not None
-    return words.phase_words(part.deployment.phase) if running and part.deployment else part.state
+    report = part.deployment
+    if part.state == "running" and report:
+        return words.phase_words(report.phase)
+    return "went back" if part.state == "rejected" and report and report.culprit else part.state
 
 
 def _fetched(report: DeploymentReport) -> str:

@@ -375,7 +375,7 @@ start_and_prove() {
   fi
   [ -n "$SYSTEMD" ] || {
     say "no systemd service: the agent runs in the background until the next reboot, its log is $STATE/agent.log."
-    say "to start it at boot, run: $AGENT_BIN run --state $STATE"
+    say "to start it at boot, run: $AGENT_BIN supervise --state $STATE"
   }
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.api.base import DEFAULT_SLOT
 from wherry.api.rollouts import RolloutPart
 from wherry_server.store.schema import Deployment, Image, ServingSlot
@@ -39,7 +40,7 @@ def forecast(session: Session, part: RolloutPart, images: Mapping[str, Image], d
     )
     found = [f"It replaces {name} in slot {part.slot} on {_devices(count)}." for name, count in replaced.most_common()]
     fresh = sum(device not in holders for device in devices)
-    if fresh and part.slot != DEFAULT_SLOT:
+    if fresh and part.slot not in (DEFAULT_SLOT, AGENT_SLOT):
         others = sorted({slot for slot, _, _ in serving} - {part.slot})
         beside = f"; beside {', '.join(others)}" if others else ""
         found.append(f"Slot {part.slot} is new on {_devices(fresh)}{beside}.")

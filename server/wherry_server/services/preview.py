@@ -26,6 +26,12 @@ class Misfits:
     count: int
     devices: tuple[str, ...]
 
+    @property
+    def sentence(self) -> str:
+        """`2 of them (cam-1, cam-2) cannot take it: …`."""
+        names = ", ".join(self.devices) + (", …" if self.count > len(self.devices) else "")
+        return f"{self.count:,} of them ({names}) cannot take it: {self.reason}. {self.fix}."
+
 
 @dataclass(frozen=True, slots=True)
 class Preview:
