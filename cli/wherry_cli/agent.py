@@ -78,9 +78,9 @@ def package_command(
 ) -> None:
     """Make images of the agent for device profiles and push them; `wherry release publish` signs them."""
     out = Output(as_json)
-    made, folder = _package(out, profiles, wheel, pythons, registry, output, start_seconds)
-    result = {"file": str(folder / "package.json"), **made.model_dump(mode="json", by_alias=True)}
-    out.result(result, lambda: package_page(made, folder))
+    made, file = _package(out, profiles, wheel, pythons, registry, output, start_seconds)
+    result = {"file": str(file), **made.model_dump(mode="json", by_alias=True)}
+    out.result(result, lambda: package_page(made, file.parent))
 
 
 @app.command()
@@ -104,7 +104,7 @@ def push(
     with connected() as client:
         owner = Owner(find_home(), client, out.note)
         owner.check()
-        made, folder = _package(out, profiles, wheel, pythons, registry, output, start_seconds)
+        made, file = _package(out, profiles, wheel, pythons, registry, output, start_seconds)
         published = owner.publish(made, now_utc())
         if not out.as_json:
             out.console.print(published_page(published))
@@ -112,7 +112,7 @@ def push(
         view = begin(client, request, out)
 
         def result(ended: RolloutView) -> dict[str, Any]:
-            return {"package": str(folder / "package.json"), "published": published, "rollout": ended}
+            return {"package": str(file), "published": published, "rollout": ended}
 
         if watching:
             out.gap()
@@ -130,14 +130,14 @@ def _package(
     output: Path | None,
     start_seconds: int,
 ) -> tuple[PackageFile, Path]:
-    from wherry_cli.packaging.agent import AgentOrder, package_agent
+    from wherry_cli.packaging.agent import AgentOrder, package_agent, write_package
     from wherry_cli.progress_view import ProgressView
 
     home = find_home()
     registry = registry or os.environ.get("WHERRY_REGISTRY") or read_config(home).get("registry")
     if not registry:
         raise InputError("--registry", "is missing, and devices pull from a registry", "Name one here or at login")
-    folder = output or home.packages / AGENT_MODEL
-    order = AgentOrder(tuple(profiles), wheel, tuple(pythons or ()), registry, folder, start_seconds)
+    order = AgentOrder(tuple(profiles), wheel, tuple(pythons or ()), registry, start_seconds=start_seconds)
     with ProgressView(out) as view:
-        return package_agent(order, view.report), folder
+        made = package_agent(order, view.report)
+    return made, write_package(made, output or home.packages / f"{AGENT_MODEL}-{made.version}")

@@ -47,7 +47,7 @@ class AgentOrder:
         wheel: wheel of the wherry distribution to take the agent from; None takes the one installed here.
         pythons: of the devices ("3.11"); empty takes the profile's.
         registry: HOST:PORT to push to; without it images are saved in the OCI layout below `output`.
-        output: folder for package.json.
+        output: folder for images that are not pushed.
         start_seconds: time that the agent may take on a device to prove itself.
         cache: folder of the layer cache; default: `cache_folder()`.
     """
@@ -71,7 +71,7 @@ class _Source:
 
 
 def package_agent(order: AgentOrder, report: Report = silent) -> PackageFile:
-    """Make, push and describe one image per device profile.
+    """Make one image per device profile, push or save it, and describe them all.
 
     Args:
         order: what to package.
@@ -103,10 +103,7 @@ def package_agent(order: AgentOrder, report: Report = silent) -> PackageFile:
             check_size(built, profile)
             place = _deliver(order, source.version, built, registry, store, report)
             images.append(_packaged(source.version, built, place, pythons, order.start_seconds))
-    made = PackageFile(model=AGENT_MODEL, version=source.version, images=images)
-    if order.output is not None:
-        _write(order.output / PACKAGE_FILE_NAME, made.to_json().encode())
-    return made
+    return PackageFile(model=AGENT_MODEL, version=source.version, images=images)
 
 
 def _check(order: AgentOrder) -> None:
@@ -243,9 +240,16 @@ def _packaged(
     )
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_package(made: PackageFile, folder: Path) -> Path:
+    """Write package.json into a folder; its path.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    path = folder / PACKAGE_FILE_NAME
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(made.to_json(), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"output {path}", f"cannot be written ({error.strerror})", "Check --output") from error
+    return path
