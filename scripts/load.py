@@ -40,6 +40,7 @@ class Load:
         judge: says what is wrong with an answer's outputs, or None.
         rate: requests a second, all workers together.
         workers: threads; even ones keep their connection.
+        patience: seconds that a request may take.
     """
 
     host: str
@@ -49,6 +50,7 @@ class Load:
     judge: Callable[[list[Tensor]], str | None] = lambda _: None
     rate: float = 50.0
     workers: int = 4
+    patience: float = 10.0
     answers: list[Answer] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -106,7 +108,7 @@ class Load:
             problem, version = None, ""
             try:
                 if connection is None:
-                    connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+                    connection = http.client.HTTPConnection(self.host, self.port, timeout=self.patience)
                 connection.request("POST", f"/v2/models/{self.model}/infer", body, headers)
                 reply = connection.getresponse()
                 payload = reply.read()

@@ -23,6 +23,7 @@ dockerd docker.io the container engine that runs the models
 iptables iptables the engine's own networking
 apparmor_parser apparmor the engine confines containers with it where the kernel has it
 nft nftables the agent switches a slot's port with it
+haproxy haproxy leads callers to images that cannot drain, and lets them wait while versions change
 mosquitto mosquitto the MQTT broker of the control channel
 docker-registry docker-registry the OCI registry that holds the images
 mmdebstrap mmdebstrap builds the images' base layer from Debian packages
@@ -70,7 +71,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   rm -f "$log"
   # Debian starts what it installs. Ours run on ports and folders of their own, so these are not needed.
   if [ -d /run/systemd/system ]; then
-    for unit in mosquitto docker-registry postgresql prometheus; do
+    for unit in mosquitto docker-registry postgresql prometheus haproxy; do
       case " ${missing[*]} " in
         *" $unit "*)
           say "stopping the $unit service that the package started: Wherry starts its own"

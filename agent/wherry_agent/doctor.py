@@ -44,6 +44,7 @@ def examine(state: Path, config: AgentConfig) -> list[Check]:
         "engine": lambda: _engine(state, config, wanted),
         "memory": lambda: [_memory(state, facts)],
         "nftables": lambda: [verdicts.packet_filter(look.look_at_packet_filter())],
+        "haproxy": lambda: [verdicts.proxy(*look.look_at_proxy(state))],
         "state folder": lambda: [verdicts.state_folder(look.look_at_disk(state, write=True))],
         "identity": lambda: [verdicts.identity(known, _now())],
     }

@@ -9,6 +9,7 @@ import grp
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -25,6 +26,9 @@ from wherry.errors import IdentityError, RouteError
 from wherry.profile import DeviceProfile
 from wherry_agent.identity_store import Identity, IdentityStore
 from wherry_agent.ports import Clock
+from wherry_agent.route.haproxy import HaproxyRoute
+from wherry_agent.route.haproxy_config import HAPROXY_FOLDER
+from wherry_agent.route.haproxy_process import lacks, program, runs_by_unit
 from wherry_agent.route.kernel import KernelRoute
 from wherry_agent.state_folder import running_agent
 from wherry_agent.verdicts import AcceleratorFacts, DiskFacts, EngineFacts, IdentityFacts, PeerFacts, ServiceFacts
@@ -32,6 +36,7 @@ from wherry_agent.verdicts import AcceleratorFacts, DiskFacts, EngineFacts, Iden
 LOOK_SECONDS = 4.0
 UNIT = "wherry-agent.service"
 _ALERT_SECONDS = 0.7
+_OLDEST_PROXY = (2, 4)
 _MOST_BYTES = 1_048_576
 
 
@@ -177,6 +182,18 @@ def look_at_packet_filter() -> str:
     except RouteError as error:
         return error.reason
     return ""
+
+
+def look_at_proxy(state: Path) -> tuple[str, str, list[int]]:
+    """Why haproxy cannot be used, its version, and the stable ports that it is to lead."""
+    why = lacks(runs_by_unit())
+    if why:
+        return why, "", []
+    done = subprocess.run([program(), "-v"], capture_output=True, text=True, timeout=LOOK_SECONDS, check=False)
+    found = re.search(r"version (\d+)\.(\d+)\S*", done.stdout)
+    if found is None or (int(found[1]), int(found[2])) < _OLDEST_PROXY:
+        return f"is too old or does not start ({done.stdout[:80].strip()!r}): 2.4 is needed", "", []
+    return "", found[0], sorted(HaproxyRoute(state / HAPROXY_FOLDER).written())
 
 
 def look_at_accelerator(profile: DeviceProfile) -> AcceleratorFacts:

@@ -269,6 +269,24 @@ def packet_filter(problem: str) -> Check:
     return error("nftables", problem, "Check that the kernel has nf_tables and nft_redir (`modprobe nft_redir`)")
 
 
+def proxy(lacks: str, version: str, slots: Sequence[int]) -> Check:
+    """haproxy, for what the kernel's redirect cannot do.
+
+    Args:
+        lacks: why it cannot be used; empty when it can.
+        version: of the program.
+        slots: stable ports that it is to lead, by what is written.
+    """
+    if lacks:
+        lost = (
+            f"{lacks}. Without it, a swap may lose requests of images that cannot drain, and callers do not "
+            "wait where memory holds one version only: they fail for seconds"
+        )
+        return warning("haproxy", lost, "`apt-get install haproxy`, then `systemctl disable --now haproxy`")
+    used = f"knows slots at {', '.join(map(str, slots))}" if slots else "starts when a slot needs it"
+    return ok("haproxy", f"{version}: {used}")
+
+
 def memory(total_mb: int, available_mb: int) -> Check:
     """Room for a candidate beside what serves."""
     said = f"{available_mb} of {total_mb} MB available"

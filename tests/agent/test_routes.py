@@ -26,7 +26,7 @@ from wherry_agent.counters import change, read_counters
 from wherry_agent.ports import Target
 from wherry_agent.route.both import BothRoutes
 from wherry_agent.route.haproxy import HaproxyRoute
-from wherry_agent.route.haproxy_config import CONFIG_FILE, MAP_FILE, MASTER_SOCKET, Bounds
+from wherry_agent.route.haproxy_config import CONFIG_FILE, MAP_FILE, MASTER_SOCKET, PID_FILE, Bounds
 from wherry_agent.route.haproxy_process import lacks
 from wherry_agent.route.kernel import KernelRoute
 
@@ -326,7 +326,19 @@ def test_a_haproxy_that_starts_by_itself_leads_where_the_last_one_did(haproxy, s
             os.kill(process, signal.SIGKILL)
         wait_for(lambda: not processes(tmp_path))
         subprocess.run(
-            ["/usr/sbin/haproxy", "-W", "-D", "-C", folder, "-S", f"unix@{MASTER_SOCKET}", "-f", CONFIG_FILE],
+            [
+                "/usr/sbin/haproxy",
+                "-W",
+                "-D",
+                "-C",
+                folder,
+                "-S",
+                f"unix@{MASTER_SOCKET}",
+                "-p",
+                PID_FILE,
+                "-f",
+                CONFIG_FILE,
+            ],
             check=True,
         )
         assert ask(stable) == "two"

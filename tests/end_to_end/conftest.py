@@ -19,14 +19,14 @@ from tiny_model import write_tiny  # noqa: E402
 MODEL, PROFILE = "tiny", "generic-amd64"
 
 
-def publish_tiny(lab: Lab, version: str, weight: float) -> dict[str, Any]:
+def publish_tiny(lab: Lab, version: str, weight: float, *options: str) -> dict[str, Any]:
     """Package, sign and publish a version of the tiny model; its image."""
     model = lab.folder / f"tiny-{version}.onnx"
     write_tiny(model, weight)
     out = lab.folder / f"package-{version}"
     lab.run(
         "wherry", "package", str(model), "--name", MODEL, "--version", version, "--profile", PROFILE,
-        "--registry", lab.registry, "--output", str(out),
+        "--registry", lab.registry, "--output", str(out), *options,
     )  # fmt: skip
     lab.run("wherry", "release", "publish", str(out / "package.json"))
     found: dict[str, Any] = json.loads((out / "package.json").read_text())["images"][0]
@@ -34,7 +34,7 @@ def publish_tiny(lab: Lab, version: str, weight: float) -> dict[str, Any]:
 
 
 @pytest.fixture(name="publish", scope="session")
-def publish_fixture() -> Callable[[Lab, str, float], dict[str, Any]]:
+def publish_fixture() -> Callable[..., dict[str, Any]]:
     return publish_tiny
 
 
