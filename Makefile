@@ -62,7 +62,7 @@ bench-touch: setup ## what people wait for: first rollout, pages, packaging, con
 	$(PY) scripts/fetch_models.py magika-1.0.3
 	$(SUDO) $(PY) bench/touch.py
 
-faults: setup ## every row of the fault catalogue against real daemons; hours; goes on where it was; build/faults.json
+faults: setup ## every row of the fault catalogue against real daemons; an hour or two; goes on where it was; build/faults.json
 	$(SUDO) $(PY) -m faults
 
 docs: setup ## write the generated parts of the docs again
