@@ -100,7 +100,7 @@ def import_image(tmp_path: Path, repository: str, who: str, command: str = SERVE
     config = docker("image", "inspect", "-f", "{{.Id}}", tag)
     digest = docker("image", "inspect", "-f", "{{index .RepoDigests 0}}", tag).partition("@")[2]
     image = make_image(
-        int(who), repository=repository, config_digest=config, run=RunSpec(memory_mb=32, drain_seconds=1)
+        int(who), repository=repository, config_digest=config, run=RunSpec(memory_mb=32, cpus="0.5", drain_seconds=1)
     )  # fmt: skip
     return TrustedImage(image.path, digest, 500, image.image)
 
@@ -214,7 +214,8 @@ class TestDocker:
             assert host["CapDrop"] == ["ALL"]
             assert host["SecurityOpt"] == ["no-new-privileges:true"]
             assert (host["Memory"], host["MemorySwap"]) == (32 * 2**20, 32 * 2**20)
-            assert host["PidsLimit"] == 128
+            assert (host["PidsLimit"], host["NanoCpus"]) == (128, 500_000_000)
+            assert host["LogConfig"] == {"Type": "local", "Config": {"max-size": "1m", "max-file": "2"}}
             assert host["Init"]
             assert host["PortBindings"] == {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]}
             assert not item["Mounts"]
@@ -244,6 +245,20 @@ class TestDocker:
             engine.create("core-test-foreign", "main", image, free_port(), 8500)
         assert docker("ps", "-aq", "--filter", "name=core-test-foreign")
         assert engine.observe() == {}
+
+    def test_an_image_that_somebody_else_names_or_uses_stays(self, real, tmp_path):
+        engine, _, address, _ = real
+        image = import_image(tmp_path, f"{address}/core/shared", "7")
+        config = image.image.config_digest
+        try:
+            docker("tag", config, "core-test-theirs:latest")
+            docker("create", "--name", "core-test-foreign-user", config)
+            engine.remove_image(image)
+            assert docker("image", "inspect", "-f", "{{.Id}}", "core-test-theirs:latest") == config
+            assert docker("ps", "-aq", "--filter", "name=core-test-foreign-user")
+        finally:
+            docker("rm", "-f", "core-test-foreign-user", check=False)
+            docker("rmi", "-f", config, check=False)
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker leaves a socket open
     def test_an_engine_that_is_not_there_is_an_engine_error(self, tmp_path):

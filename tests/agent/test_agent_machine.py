@@ -534,7 +534,7 @@ def _explains(problem: Any) -> bool:
 
 
 AgentMachine.TestCase.settings = settings(
-    max_examples=EXAMPLES or 60,
+    max_examples=EXAMPLES or 120,
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,
