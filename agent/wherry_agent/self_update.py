@@ -91,6 +91,7 @@ class SelfUpdate:
         self._works = works
         self._leave = leave
         self._soak_seconds = soak_seconds
+        self._fetched = ""
 
     def run(self, step: steps.Step, cancel: Cancel, progress: Progress) -> Outcome:
         """Do a step.
@@ -100,9 +101,7 @@ class SelfUpdate:
             StepCancelled: asked to give way.
         """
         if isinstance(step, steps.Fetch):
-            if not self._versions.has(step.image.digest):
-                self._fetcher.fetch(step.image, cancel, progress)
-            return Done()
+            return self._fetch(step, cancel, progress)
         if isinstance(step, steps.Probe):
             return self._prove("agent", step.image, cancel, 0.0, step.image.image.run.start_seconds)
         if isinstance(step, steps.Soak):
@@ -110,10 +109,24 @@ class SelfUpdate:
         action = _ACTIONS.get(type(step))
         return action(self, step) if action else Done()
 
+    def _fetch(self, step: steps.Fetch, cancel: Cancel, progress: Progress) -> Outcome:
+        """What the engine still has of an earlier attempt may not have survived a power cut: it is fetched anew."""
+        if not self._versions.has(step.image.digest):
+            self._discard(step.slot, step.image)
+            self._fetcher.fetch(step.image, cancel, progress)
+            self._fetched = step.image.digest
+        return Done()
+
+    def _discard(self, slot: str, image: TrustedImage) -> None:
+        self._engine.remove(container_name(self._device, slot, image))
+        self._engine.remove_image(image)
+
     def _stage(self, step: steps.Stage) -> Outcome:
         image = step.image
         if self._versions.has(image.digest):
             return Done()
+        if image.digest != self._fetched:
+            raise DeploymentError(f"release {image.image.label()}", "was fetched before this agent started: once more")
         name = container_name(self._device, step.slot, image)
         self._engine.remove(name)
         self._engine.create(name, step.slot, image, 0, 0)
@@ -122,8 +135,7 @@ class SelfUpdate:
             self._versions.unpack(image.digest, trees, image.image.unpacked_bytes)
         except NotFound as error:
             return Failed(FitError(f"release {image.image.label()}", f"{error.thing} does not exist"), "release")
-        self._engine.remove(name)
-        self._engine.remove_image(image)
+        self._discard(step.slot, image)
         return Done()
 
     def _start(self, step: steps.Start) -> Outcome:

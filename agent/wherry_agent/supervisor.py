@@ -296,6 +296,7 @@ class Supervisor:
 
     def _look_after(self, version: str, allowed: float) -> End:
         """Start a version and stay with it to its end."""
+        self._tell(b"EXTEND_TIMEOUT_USEC=180000000")  # a trial at boot may use up systemd's patience for a start
         ear = self._listen()
         words, said = os.pipe()
         os.set_blocking(words, False)

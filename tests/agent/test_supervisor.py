@@ -321,6 +321,7 @@ class TestRealProcesses:
             systemd.bind(str(real.folder / "systemd"))
             systemd.settimeout(60)
             process = real.start(NOTIFY_SOCKET=str(real.folder / "systemd"))
+            assert systemd.recv(4096).startswith(b"EXTEND_TIMEOUT_USEC=")
             heard = [systemd.recv(4096) for _ in range(4)]
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
