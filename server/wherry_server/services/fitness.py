@@ -101,12 +101,10 @@ def _needy(session: Session, parts: Sequence[Part], devices: Sequence[Candidate]
         return
     chosen = {device.id for device in devices}
     desired: dict[str, dict[str, list[str]]] = {}
-    needs: dict[str, list[str]] = {}
-    query = select(DesiredSlot.device, DesiredSlot.slot, Image.path, Image.image)
-    for device, slot, path, image in session.execute(query.join(Image, Image.path == DesiredSlot.path)):
+    used = select(Image.path, Image.image).where(Image.path.in_(select(DesiredSlot.path)))
+    needs = {path: ReleaseImage.model_validate_json(image).needs.slots for path, image in session.execute(used)}
+    for device, slot, path in session.execute(select(DesiredSlot.device, DesiredSlot.slot, DesiredSlot.path)):
         if device in chosen:
-            if path not in needs:
-                needs[path] = ReleaseImage.model_validate_json(image).needs.slots
             desired.setdefault(device, {})[slot] = needs[path]
     for candidate in devices:
         problem = _need(parts, candidate, desired.get(candidate.id, {}))
