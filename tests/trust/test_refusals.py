@@ -383,3 +383,23 @@ def test_a_refusal_names_the_assignment_by_its_own_words(world, device):
     assert refused_sequence(payload, WrongDevice("assignment", "is for another")) == 0
     assert refused_sequence(payload, ServerError("server", "is away")) == 0
     assert refused_sequence(b"{}", found.value) == 0
+
+
+def test_groups_of_slots_that_go_together_are_signed_with_them(world, device):
+    slots = {"main": world.release(), "words": world.release("words"), "third": world.release("third")}
+    payload = world.online.sign_assignment("dev-1", 1, slots, world.clock, [["words", "main"]])
+    assert device.verify(payload).together == (frozenset({"main", "words"}),)
+    for number, groups in enumerate(([["main", "none"]], [["main", "words"], ["words", "third"]], [["main"]]), start=2):
+        wrong = world.online.sign_assignment("dev-1", number, slots, world.clock, groups)
+        assert "together" in _refused(device, MalformedMessage, wrong).reason
+    plain = json.loads(world.online.sign_assignment("dev-1", 9, slots, world.clock))
+    assert "together" not in plain["signed"][ASSIGNMENT_FIELD], "agents from before see what they always saw"
+
+
+def test_a_step_back_in_one_slot_leaves_the_other_slots_their_releases(world, device):
+    old, new, words = world.release(), world.release(), world.release("words")
+    device.verify(world.assign(1, {"main": new}))
+    _steps_back(device, world.assign(2, {"main": old, "words": words}), "main")
+    assert device.marks.counters["words:words/generic-amd64"] == 1
+    assert device.marks.counters["main:vision/generic-amd64"] == 2
+    assert device.marks.sequence == 2
