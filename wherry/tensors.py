@@ -2,14 +2,13 @@
 
 A body is JSON, or JSON followed by the raw bytes of its binary tensors in listed order; the header
 `Inference-Header-Content-Length` then says where the JSON ends. FP16 has no JSON form. Values and raw bytes are in
-`wherry.elements`, whose names are public here too.
+`wherry.elements`, requests and responses in `wherry.inference`; their names are public here too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, get_args
 
@@ -24,6 +23,7 @@ from wherry.elements import (
     tensor_to_golden,
 )
 from wherry.errors import InferenceError, MalformedMessage
+from wherry.inference import InferRequest, InferResponse, RequestedOutput
 from wherry.release import Datatype
 
 __all__ = [
@@ -56,62 +56,6 @@ TOKEN = "Wherry-Token"  # noqa: S105 - the name of a header
 
 Loads = Callable[[Data], Any]
 Dumps = Callable[[Any], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
-    """An output that a request names, and the form it wants it in.
-
-    Attributes:
-        name: of the output.
-        binary: as raw bytes, not JSON.
-        classes: how many of its best classes are wanted instead of the tensor (the classification extension).
-    """
-
-    name: str
-    binary: bool
-    classes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class InferRequest:
-    """A decoded inference request.
-
-    Attributes:
-        id: echoed in the response; "" for none.
-        inputs: in the order sent.
-        outputs: those asked for; empty means all.
-        binary_output: form of the outputs when `outputs` is empty.
-        parameters: the request's other parameters.
-    """
-
-    id: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[RequestedOutput, ...] = ()
-    binary_output: bool = False
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class InferResponse:
-    """A decoded inference response."""
-
-    model: str
-    version: str
-    id: str
-    outputs: tuple[Tensor, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def output(self, name: str) -> Tensor:
-        """The output of a name.
-
-        Raises:
-            InferenceError: the response has none of that name.
-        """
-        for tensor in self.outputs:
-            if tensor.name == name:
-                return tensor
-        raise InferenceError(f"response of model {self.model}", f"has no output {name!r}")
 
 
 def _flat(name: str, data: Any) -> list[Any]:
