@@ -163,6 +163,7 @@ def live(folder: Path, behaviour: str) -> State:
                     write_state(str(folder / "agent"), state)
                 assert version in (A, B), "the installed agent is not called for"
                 starts.append(version)
+                assert len(starts) < 100, f"no end: {[version[0] for version in starts]}"
                 end = agent(folder, version, behaviour)
                 if end is None:
                     return read_state(str(folder / "agent"))
