@@ -173,6 +173,16 @@ class PackageRequest(BaseModel):
             rich_help_panel=_FINE,
         ),
     ] = []
+    drains: Annotated[
+        bool,
+        typer.Option(
+            "--drains",
+            metavar="",
+            help="For images of your own that answer what is under way, with `Connection: close`, when told to end: "
+            "their callers need no proxy.",
+            rich_help_panel=_FINE,
+        ),
+    ] = False
     needs_slots: Annotated[
         list[SlotName],
         typer.Option(
@@ -212,7 +222,7 @@ class PackageRequest(BaseModel):
             stage=self.stage, memory_mb=self.memory_mb, cpus=self.cpus,
             start_seconds=self.start_seconds, health_path=self.health_path,
             gates=tuple(parse_gate(text) for text in self.gates), breaking=self.breaking,
-            needs_slots=tuple(self.needs_slots),
+            needs_slots=tuple(self.needs_slots), drains=self.drains or None,
         )  # fmt: skip
         return PackageOrder(
             name=self.name, version=self.version, profiles=tuple(self.profiles), model=self.model,

@@ -34,7 +34,7 @@ from wherry_cli.packaging.package_file import PackageFile, read_package_file
 from wherry_cli.packaging.progress import Progress
 from wherry_cli.packaging.push import image_tag, model_repository, push_image, save_oci_layout
 from wherry_cli.packaging.registry import RegistryClient
-from wherry_cli.packaging.release import ReleaseOptions, Served, check_fit, packaged_image
+from wherry_cli.packaging.release import ReleaseOptions, Served, check_fit, packaged_image, run_spec
 from wherry_cli.packaging.store import Store
 
 L4T = {
@@ -462,3 +462,10 @@ def test_package_files_are_read_back_or_refused(build, store, tmp_path):
 def test_fp16_weights_get_the_fp16_tolerance(make_model):
     source = read_model(make_model("half.onnx", kind=np.float16), "m", "1", ModelWishes())
     assert source.precision == "fp16"
+
+
+def test_only_who_says_so_signs_that_an_image_drains(build, store):
+    built = build(store)
+    plain = Served("whole", "1", "custom", "CPUExecutionProvider", "fp32", None)
+    assert run_spec(built, plain, ReleaseOptions()).drains is None
+    assert run_spec(built, plain, ReleaseOptions(drains=True)).drains is True

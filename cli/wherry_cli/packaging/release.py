@@ -40,6 +40,7 @@ class ReleaseOptions:
         gates: asked besides the usual ones, or instead of those of their kind.
         breaking: callers of the version before must change.
         needs_slots: other slots of the device that the model calls.
+        drains: see `wherry.release.RunSpec`.
     """
 
     stage: Stage = "prod"
@@ -51,6 +52,7 @@ class ReleaseOptions:
     gates: tuple[Gate, ...] = ()
     breaking: bool = False
     needs_slots: tuple[str, ...] = ()
+    drains: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def run_spec(built: BuiltImage, served: Served, options: ReleaseOptions) -> RunS
         cpus=options.cpus,
         start_seconds=options.start_seconds or seconds,
         drain_seconds=options.drain_seconds,
+        drains=options.drains,
     )
 
 
