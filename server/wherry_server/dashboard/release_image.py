@@ -141,10 +141,11 @@ def layer_parts(layers: Mapping[str, int]) -> list[LayerPart]:
 
 
 def needs_words(needs: Needs) -> list[tuple[str, str]]:
-    """What the hardware must have, as name and value; empty for nothing in particular."""
+    """What the device must have, as name and value; empty for nothing in particular."""
     found = [("memory", f"{words.number(needs.memory_mb)} MB" if needs.memory_mb else "")]
     found += [("L4T", " or ".join(needs.l4t)), ("GPU", " or ".join(f"sm_{one}" for one in needs.sm))]
     found += [("CUDA", " or ".join(needs.cuda)), ("TensorRT", " or ".join(needs.tensorrt))]
+    found.append(("other slots", " and ".join(needs.slots)))
     return [(name, value) for name, value in found if value]
 
 
