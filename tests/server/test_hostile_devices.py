@@ -112,13 +112,17 @@ def shown(site, path) -> str:
 
 def test_numbers_beyond_measure_are_drawn_as_the_most_there_is(site, clock):
     wild = {"cpu_percent": 1e308, "gpu_percent": 1e308, "wear_percent": {"mmc": 1e308}, "temperatures": {"cpu": 1e308}}
+    wild["agent_written_bytes"] = {"all": 2**53, "journal": 500, "spool": 9_000_000}
     clock.now += timedelta(hours=1)
     telemetry.ingest(site.context, batch("dev-1", HOST | wild, clock()))
     clock.now += timedelta(minutes=10)
     since = (clock() - timedelta(minutes=30)).isoformat()
     host = next(iter(site.get("/v1/telemetry", params={"since": since}).json()["hosts"]))
     assert host["cpu_percent"] == 1e308
-    shares = {meter.name: meter.percent for meter in meters(HostTelemetry.model_validate(host))}
+    shown_as = meters(HostTelemetry.model_validate(host))
+    words = {meter.name: meter.text for meter in shown_as}
+    assert words["Agent writes"] == "9007.2 TB to disk in the last 24 hours, 9.0 MB of it its spool"
+    shares = {meter.name: meter.percent for meter in shown_as}
     assert (shares["CPU"], shares["GPU"], shares["mmc wear"], shares["cpu sensor"]) == (100, 100, 100, 100)
     series = site.get("/v1/telemetry/series", params={"device": "dev-1"}).json()["host"]
     assert max(value for value in series["cpu_percent"] if value is not None) == 100
