@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.broker,
     pytest.mark.registry,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
 SAMPLE = tensor_from_values("x", "FP32", [1, 4], [1.0, 2.0, 3.0, 4.0])
@@ -27,7 +27,7 @@ def publish(fleet, model: str, version: str, *options: str) -> None:
     write_tiny(path, float(version))
     fleet.lab.run(
         "wherry", "package", str(path), "--name", model, "--version", version, "--profile", "generic-amd64",
-        "--registry", fleet.lab.registry, "--output", str(out), *options,
+        "--registry", fleet.lab.registry, "--output", str(out), "--start-seconds", "240", *options,
     )  # fmt: skip
     fleet.lab.run("wherry", "release", "publish", str(out / "package.json"))
 
@@ -60,7 +60,7 @@ def both(fleet):
     for model in SLOTS.values():
         publish(fleet, model, "51")
     ended = together(fleet, main="51", second="51")
-    assert ended["state"] == "completed", ended
+    assert ended["counts"] == {"committed": 1}, ended
     assert serving(fleet) == {"main": "51", "second": "51"}
     yield fleet
     fleet.lab.run("wherry", "device", "clear", fleet.lab.device, "second", "--yes")
@@ -75,7 +75,7 @@ def test_two_slots_go_together_or_not_at_all_and_no_caller_notices(both):
         bad = together(fleet, main="52", second="53")
         stayed = serving(fleet)
         good = together(fleet, main="52", second="52")
-    assert bad["state"] == "failed", bad
+    assert bad["counts"] == {"rejected": 1}, bad
     assert stayed == {"main": "51", "second": "51"}
     parts = {part["slot"]: part for part in bad["targets"][0]["parts"]}
     assert {part["state"] for part in parts.values()} == {"rejected"}
@@ -83,8 +83,7 @@ def test_two_slots_go_together_or_not_at_all_and_no_caller_notices(both):
     assert "went back with slot second" in parts["main"]["problem"]["reason"]
     assert parts["main"]["deployment"]["culprit"] == "second"
     assert bad["targets"][0]["problem"] == parts["second"]["problem"], "the culprit speaks for the device"
-    assert good["state"] == "completed", good
-    assert good["counts"] == {"committed": 1}
+    assert good["counts"] == {"committed": 1}, good
     assert serving(fleet) == {"main": "52", "second": "52"}
     for requests in (first, second):
         assert requests.problems == []
