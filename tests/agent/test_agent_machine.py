@@ -542,4 +542,4 @@ AgentMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=bool(EXAMPLES),
 )
-TestAgentMachine = pytest.mark.timeout(0 if EXAMPLES else 180)(AgentMachine.TestCase)
+TestAgentMachine = pytest.mark.timeout(0 if EXAMPLES else 900)(AgentMachine.TestCase)
