@@ -120,14 +120,9 @@ def failing_sync(run: Run) -> None:
 def read_only(run: Run) -> None:
     """The state folder's filesystem is remounted read-only for five seconds, before and during a swap."""
 
-    def remount(folder: Path, how: str) -> None:
-        # Files that are open for writing forbid it: a failing disk does not ask, but the kernel's mount call does.
-        with contextlib.suppress(subprocess.CalledProcessError):
-            subprocess.run(["mount", "-o", f"remount,bind,{how}", str(folder)], check=True, capture_output=True)
-
     def hurt(folder: Path) -> None:
         subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
-        remount(folder, "ro")
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
 
     def heal(folder: Path) -> None:
         subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -296,20 +291,18 @@ def _overwritten(run: Run, names: tuple[str, ...], change: Callable[[bytes], byt
         run.device.kill()
 
 
-def _zeros(content: bytes) -> bytes:
-    return bytes(len(content))
-
-
 @fault("Disk", 14, "zeroed journal", sample=True)
 def zeroed_journal(run: Run) -> None:
     """journal.db and its log are all zeros when the agent starts."""
-    _overwritten(run, ("journal.db", "journal.db-wal"), _zeros, lost_marks=True)
+    _overwritten(run, ("journal.db", "journal.db-wal"), lambda content: bytes(len(content)), lost_marks=True)
 
 
 @fault("Disk", 14, "zeroed metadata")
 def zeroed_metadata(run: Run) -> None:
     """Every TUF file but the pinned root is all zeros."""
-    _overwritten(run, ("tuf/[!f]*.json", "tuf/root_history/*.json"), _zeros, lost_marks=False)
+    _overwritten(
+        run, ("tuf/[!f]*.json", "tuf/root_history/*.json"), lambda content: bytes(len(content)), lost_marks=False
+    )
 
 
 @fault("Disk", 14, "zeroed certificate")
