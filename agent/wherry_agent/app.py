@@ -136,7 +136,7 @@ def _profile(wanted: str | None) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from wherry_agent.supervisor import CANNOT_RUN, RUNS_AS
+    from wherry_agent.supervision import CANNOT_RUN, RUNS_AS
 
     try:
         _run_agent(options)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from wherry.errors import WherryError
+from wherry.errors import StoreError, WherryError
 from wherry.messages import StateReport, TelemetryAck
 from wherry.profile import DeviceProfile, HostFacts, RunOptions, load_profiles
 from wherry.questions import Check
@@ -41,9 +41,9 @@ from wherry_agent.schedule import Schedule
 from wherry_agent.self_update import SelfUpdate
 from wherry_agent.server_client import ServerClient
 from wherry_agent.service_manager import ServiceManager
-from wherry_agent.spool import Spool
+from wherry_agent.spool import IN_MEMORY, Spool
 from wherry_agent.state_folder import only_agent, write_status
-from wherry_agent.supervisor import RUNS_AS
+from wherry_agent.supervision import RUNS_AS
 from wherry_agent.telemetry import Flusher, Sampler, StatsReader
 from wherry_agent.trial import Examiner
 from wherry_agent.trust import Trust
@@ -53,6 +53,7 @@ from wherry_agent.worker import Aide, Worker
 from wherry_agent.world import Policy, World
 
 _log = logging.getLogger(__name__)
+_MEMORY_BYTES = 2**20
 
 
 def now() -> datetime:
@@ -110,8 +111,7 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         inbox = control.Inbox()
         profile = load_profiles().get(identity.profile)
         host = Host(_images_folder(config, state), profile.sensors if profile else ())
-        budget = config.spool_mb * 1_048_576
-        spool = Spool(state / "spool.db", identity.device, budget, host.boot_id(), host.flash.writing)
+        spool = open_spool(state, identity.device, config, host)
         stack.callback(spool.close)
 
         def on_ack(ack: TelemetryAck) -> None:
@@ -142,6 +142,16 @@ def run_agent(state: Path, config: AgentConfig) -> None:
         _log.info("agent of device %s (%s) runs on %s", identity.device, identity.profile, state)
         control.run(inbox, parts.reconciler, ServiceManager(), patience_seconds=4 * config.tick_seconds)
         _log.info("stopping; containers go on serving")
+
+
+def open_spool(state: Path, device: str, config: AgentConfig, host: Host) -> Spool:
+    """The spool on disk; a small one in memory where the disk does not take it: telemetry must not stop the agent."""
+    budget, writing = config.spool_mb * 1_048_576, host.flash.writing
+    try:
+        return Spool(state / "spool.db", device, budget, host.boot_id(), writing)
+    except StoreError as error:
+        _log.error("%s; telemetry waits in memory until the agent is started again", error)
+        return Spool(IN_MEMORY, device, min(budget, _MEMORY_BYTES), host.boot_id())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from wherry.errors import Conflict, ContractError, NotFound, StoreError
 from wherry.messages import StateReport, parse_up
-from wherry_agent import supervisor
+from wherry_agent import supervision
 from wherry_agent.installation import USUAL_STATE
 
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
 OWN_NAMES = (
     "identity", "registries", "tuf", "journal.db*", "spool.db*", LOCK_FILE, STATUS_FILE, "status.new", "update.lock",
-    "update.new", "local.sock", "agent.toml", "agent.log", "agent.log.1", "haproxy", supervisor.FOLDER,
+    "update.new", "local.sock", "agent.toml", "agent.log", "agent.log.1", "haproxy", supervision.FOLDER,
 )  # fmt: skip
 """All that an agent, its operator and install.sh put into a state folder; install.sh knows the same names."""
 _SYSTEM = re.compile(
@@ -117,7 +117,7 @@ def running_supervisor(state: Path) -> int | None:
 
     An agent that outlives its supervisor counts as one: it holds the same lock.
     """
-    return _holder(state / supervisor.FOLDER / supervisor.LOCK)
+    return _holder(state / supervision.FOLDER / supervision.LOCK)
 
 
 def _holder(path: Path) -> int | None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from wherry.agent_release import APP_PART, python_part
 from wherry.errors import StoreError, Tampered
-from wherry_agent import supervisor
+from wherry_agent import supervision
 from wherry_agent.archive import unpack_tree
 from wherry_agent.own_version import Running
-from wherry_agent.supervisor import State, read_state, write_state
+from wherry_agent.supervision import State, read_state, write_state
 
 PYTHON = python_part(f"{sys.version_info.major}.{sys.version_info.minor}")
 """The part of an image that this device's Python can use."""
@@ -31,10 +31,10 @@ class VersionStore:
     """
 
     def __init__(self, state: Path, environ: Mapping[str, str] = os.environ) -> None:
-        self._folder = state / supervisor.FOLDER
-        runs_as = environ.get(supervisor.RUNS_AS, "")
+        self._folder = state / supervision.FOLDER
+        runs_as = environ.get(supervision.RUNS_AS, "")
         self._supervised = bool(runs_as)
-        self._own = "" if runs_as in ("", supervisor.INSTALLED) else runs_as
+        self._own = "" if runs_as in ("", supervision.INSTALLED) else runs_as
 
     def read(self) -> Running:
         """Which agent runs here."""
@@ -73,7 +73,7 @@ class VersionStore:
                 fresh.rename(self._folder / _hex(digest))
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
-            supervisor.sync_folder(str(self._folder))
+            supervision.sync_folder(str(self._folder))
 
     def order(self, digest: str, seconds: float, before: str) -> None:
         """Have the supervisor try a version when this agent has ended.

@@ -15,11 +15,11 @@ from wherry.agent_release import AGENT_MODEL, AGENT_SLOT
 from wherry.errors import NotFound, Tampered
 from wherry.messages import Retry
 from wherry.release import RunSpec
-from wherry_agent import supervisor
+from wherry_agent import supervision
 from wherry_agent.entry import Limits
 from wherry_agent.events import CommandReceived, Event, LinkChanged, Stop
 from wherry_agent.self_update import SelfUpdate
-from wherry_agent.supervisor import End
+from wherry_agent.supervision import End
 from wherry_agent.version_store import PARTS, VersionStore
 
 CRASHED = End(code=1, seconds=1.0, words="ImportError: broken")
@@ -85,7 +85,7 @@ class Supervised(Device):
         super().__init__(folder, **options)
 
     def make_own(self, engine: Any, fetcher: Any) -> tuple[Any, Any]:
-        environ = {supervisor.RUNS_AS: self.version or supervisor.INSTALLED} if self.supervised else {}
+        environ = {supervision.RUNS_AS: self.version or supervision.INSTALLED} if self.supervised else {}
         writes = {"unpack", "order", "confirm", "go_back", "give_up", "remove"}
         versions = self.killer.wrap(VersionStore(self.folder, environ), writes)
         own = SelfUpdate(
@@ -133,12 +133,12 @@ class Supervised(Device):
 
     def next_life(self, end: End) -> None:
         """What the supervisor does when the agent has ended: until one lives."""
-        folder = str(self.folder / supervisor.FOLDER)
+        folder = str(self.folder / supervision.FOLDER)
         self.journal.close()
         while True:
-            state, _ = supervisor.judge(supervisor.read_state(folder), self.version, end)
-            state, self.version = supervisor.choose(state, supervisor.present_versions(folder))
-            supervisor.write_state(folder, state)
+            state, _ = supervision.judge(supervision.read_state(folder), self.version, end)
+            state, self.version = supervision.choose(state, supervision.present_versions(folder))
+            supervision.write_state(folder, state)
             self.lives.append(self.version[:4])
             behaviour = self._behaviour(self.version)
             if behaviour == "crashes":
@@ -173,13 +173,13 @@ class Supervised(Device):
         return self.own.serving.version if self.own.serving else None
 
     def files(self) -> set[str]:
-        return {path.name[:4] for path in (self.folder / supervisor.FOLDER).iterdir() if len(path.name) == 64}
+        return {path.name[:4] for path in (self.folder / supervision.FOLDER).iterdir() if len(path.name) == 64}
 
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Supervised:
     made = Supervised(tmp_path, limits=Limits(backoff_base_seconds=1))
-    (tmp_path / supervisor.FOLDER).mkdir(exist_ok=True)
+    (tmp_path / supervision.FOLDER).mkdir(exist_ok=True)
     made.release("1")
     made.assign(1, main="1")
     return made
@@ -195,7 +195,7 @@ def test_a_good_release_proves_itself_and_stays(agent):
         "admitted", "fetching", "staging", "starting", "probing", "switching", "soaking", "committing", "committed",
     ]  # fmt: skip
     assert [gate.detail for gate in agent.last.gates] == ["works as before: link, slot:main"] * 2
-    assert supervisor.read_state(str(agent.folder / "agent")).current == agent.version
+    assert supervision.read_state(str(agent.folder / "agent")).current == agent.version
     assert not [name for name in agent.world.containers if ".agent." in name]
     assert image.digest not in {found.digest for found in agent.world.images.values()}
 
@@ -290,7 +290,7 @@ def test_the_second_update_keeps_the_first_and_forgets_what_was_before_that(agen
     agent.tick(10, times=3)
     digests = [agent.catalogue[key].digest[7:11] for key in ("8", "9")]
     assert agent.files() == set(digests)
-    state = supervisor.read_state(str(agent.folder / "agent"))
+    state = supervision.read_state(str(agent.folder / "agent"))
     assert [state.previous[:4], state.current[:4]] == digests
 
 
@@ -387,8 +387,8 @@ def test_a_reboot_in_the_middle_of_the_proof_costs_one_start(agent):
     agent.journal.close()
     agent.world.power_cut()
     folder = str(agent.folder / "agent")
-    state, agent.version = supervisor.choose(supervisor.read_state(folder), supervisor.present_versions(folder))
-    supervisor.write_state(folder, state)
+    state, agent.version = supervision.choose(supervision.read_state(folder), supervision.present_versions(folder))
+    supervision.write_state(folder, state)
     assert (state.attempts, bool(agent.version)) == (2, True)
     agent.boot()
     agent.tick(times=3)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from wherry_agent import supervisor
-from wherry_agent.supervisor import CANNOT_RUN, INSTALLED, RUNS_AS, End, State, choose, judge, read_state, write_state
+from wherry_agent import supervision, supervisor
+from wherry_agent.supervision import CANNOT_RUN, INSTALLED, RUNS_AS, End, State, choose, judge, read_state, write_state
 from wherry_agent.version_store import VersionStore
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -110,7 +110,7 @@ class Power:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.left = at
         for name in ("open", "write", "fsync", "rename"):
-            monkeypatch.setattr(supervisor.os, name, self._cut(name, getattr(os, name)))
+            monkeypatch.setattr(supervision.os, name, self._cut(name, getattr(os, name)))
 
     def _cut(self, name, real):
         def call(first, *rest, **options):
@@ -157,7 +157,7 @@ def live(folder: Path, behaviour: str) -> State:
         try:
             while True:
                 state, version = choose(
-                    read_state(str(folder / "agent")), supervisor.present_versions(str(folder / "agent"))
+                    read_state(str(folder / "agent")), supervision.present_versions(str(folder / "agent"))
                 )
                 if state != read_state(str(folder / "agent")):
                     write_state(str(folder / "agent"), state)
@@ -200,7 +200,10 @@ def say(words):
         file.write(f"{name[:9]} {words}\\n")
 def tell(words):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-        out.sendto(words.encode(), os.environ["NOTIFY_SOCKET"])
+        try:
+            out.sendto(words.encode(), os.environ["NOTIFY_SOCKET"])
+        except OSError:
+            pass  # nobody listens any more
 def stop(*_):
     tell("STOPPING=1")
     say("stopped")
@@ -311,7 +314,7 @@ class TestRealProcesses:
         assert real.read() == State(verdicts=((A, "it did not prove itself within 3 s"),))
 
     def test_a_trial_that_proves_itself_outlives_its_deadline(self, real):
-        real.version(A, PROVES_ITSELF.replace("MODULE", repr(supervisor.__file__)))
+        real.version(A, PROVES_ITSELF.replace("MODULE", repr(supervision.__file__)))
         write_state(str(real.state / "agent"), State(trial=A, seconds=5.0))
         real.start()
         real.wait_for("aaaaaaaaa confirmed", "aaaaaaaaa lives")
