@@ -146,8 +146,7 @@ def read_only(run: Run) -> None:
         with small_disk(run.device) as folder, run.loaded():
             run.device.start()
             time.sleep(wait)
-            # As the kernel does by itself on a disk error (errors=remount-ro): sysrq's emergency remount would hit
-            # the whole machine, so the filesystem is shut down as ext4 offers it.
+            # As on a disk error: sysrq's emergency remount would hit the whole machine, so this filesystem is shut down.
             _shut_down(folder)
             run.hit()
             time.sleep(4)
@@ -281,7 +280,7 @@ def _overwritten(run: Run, names: tuple[str, ...], change: Callable[[bytes], byt
                     path.write_bytes(change(path.read_bytes()))
                     run.hit()
             if lost_marks:
-                # Sequence and metadata versions went with the file; counters must come back from the containers.
+                # Sequence and versions went with the file; counters must come back from the containers.
                 run.device.marks = {}
             run.device.start()
             run.converge("2", when=f"damaged after {wait} s")
@@ -300,9 +299,8 @@ def zeroed_journal(run: Run) -> None:
 @fault("Disk", 14, "zeroed metadata")
 def zeroed_metadata(run: Run) -> None:
     """Every TUF file but the pinned root is all zeros."""
-    _overwritten(
-        run, ("tuf/[!f]*.json", "tuf/root_history/*.json"), lambda content: bytes(len(content)), lost_marks=False
-    )
+    names = ("tuf/[!f]*.json", "tuf/root_history/*.json")
+    _overwritten(run, names, lambda content: bytes(len(content)), lost_marks=False)
 
 
 @fault("Disk", 14, "zeroed certificate")
