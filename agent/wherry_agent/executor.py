@@ -222,6 +222,10 @@ class Executor:
 
     def _prune(self, step: steps.Prune) -> None:
         self._discard(step.containers, step.images)
+        ports = {container.port for container in self._engine.observe().values()}
+        # Somebody removed what they led to, and nothing takes its place.
+        if lost := [stable for stable, port in self._route.read().items() if port not in ports]:
+            self._route.drop(lost)
 
     def _withdraw(self, step: steps.Withdraw) -> None:
         self._discard(step.containers, ())

@@ -75,3 +75,15 @@ def test_the_release_before_a_withdrawn_known_good_serves_again(device):
     assert device.name(device.catalogue["2"]) not in device.world.containers
     history = device.world.history
     assert history.index(f"remove {device.name(device.catalogue['2'])}") < len(history) - 1
+
+
+def test_a_route_whose_container_somebody_removed_goes_with_the_withdrawn_release(device):
+    device.assign(1, main="1")
+    device.world.engine_down = device.world.hold_allowed = True
+    device.world.containers.clear()
+    device.trust.withdrawn = frozenset({device.catalogue["1"].digest})
+    device.server.assignment = device.journal.entry.payload
+    device.put(CommandReceived(PollNow()))
+    device.world.engine_down = False
+    device.tick(31, times=2)
+    assert (device.world.images, device.world.routes) == ({}, {})
