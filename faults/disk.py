@@ -146,7 +146,7 @@ def read_only(run: Run) -> None:
         with small_disk(run.device) as folder, run.loaded():
             run.device.start()
             time.sleep(wait)
-            # As on a disk error: sysrq's emergency remount would hit the whole machine, so this filesystem is shut down.
+            # As on a disk error; sysrq's emergency remount would hit the whole machine, this hits one filesystem.
             _shut_down(folder)
             run.hit()
             time.sleep(4)
