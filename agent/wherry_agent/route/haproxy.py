@@ -73,7 +73,10 @@ class HaproxyRoute:
         written = self._written()
         if not written or not (workers := self._process.workers()):
             return {}
-        running = self._led(workers[0])
+        try:
+            running = self._led(workers[0])
+        except RouteError:  # it has just ended
+            return {}
         return {stable: led.port for stable, led in written.items() if led.port and running.get(stable) == led}
 
     def written(self) -> dict[int, int | None]:

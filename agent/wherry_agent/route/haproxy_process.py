@@ -24,6 +24,8 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _AGENT_UNIT = "wherry-agent.service"
 _UNIT = Path("/etc/systemd/system/wherry-haproxy.path")
 _CGROUP = Path("/proc/self/cgroup")
+_BEGINS_SECONDS = 3.0
+"""One that does not answer yet may just be starting."""
 _MOST_BYTES = 4_194_304
 
 
@@ -47,11 +49,17 @@ class HaproxyProcess:
         Raises:
             RouteError: it does not start.
         """
-        if master := self.master():  # it does not answer any more; under a unit it is started again by that
-            self.end(master)
+        if master := self.master():
+            ended = [0]
+            workers = self._until(
+                lambda: self.workers() if _lives(master) else ended, min(self._timeout, _BEGINS_SECONDS)
+            )
+            if workers and workers != ended:
+                return workers
+            self.end(master)  # it does not answer any more; under a unit it is started again by that
         if not self._by_unit:
             self._start_alone()
-        workers = self._until(self.workers)
+        workers = self._until(self.workers, self._timeout)
         if not workers:
             raise RouteError("haproxy", "is not started by its unit" if self._by_unit else "ended at once", FIX)
         return workers
@@ -82,13 +90,13 @@ class HaproxyProcess:
             workers = self.workers()
             return workers if workers and self.description(workers[0]) == wanted else []
 
-        workers = self._until(loaded)
+        workers = self._until(loaded, self._timeout)
         if not workers:
             raise RouteError("haproxy", "did not take its new configuration", FIX)
         return workers
 
-    def _until(self, look: Callable[[], list[int]]) -> list[int]:
-        deadline = time.monotonic() + self._timeout
+    def _until(self, look: Callable[[], list[int]], seconds: float) -> list[int]:
+        deadline = time.monotonic() + seconds
         while True:
             with suppress(RouteError):
                 if found := look():
@@ -115,7 +123,8 @@ class HaproxyProcess:
         except RouteError:
             return []
         words = [line.split() for line in lines]
-        return [int(word[0]) for word in words if len(word) > 2 and word[0].isdigit() and word[1] == "worker"]
+        found = [int(word[0]) for word in words if len(word) > 2 and word[0].isdigit() and word[1] == "worker"]
+        return [worker for worker in found if _lives(worker)]
 
     def master(self) -> int | None:
         """The process that was started on this folder, also one that does not answer; None when it is gone."""
