@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import dataclasses
 import hashlib
 import importlib.util
@@ -26,9 +28,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from fastapi import FastAPI
 from ports import free_port
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import create_engine, text
+from starlette.datastructures import State
 
 from wherry.api.repository import RepositoryUpload
 from wherry.device_auth import sign_request
@@ -41,6 +45,7 @@ from wherry_cli.repository import ImageToSign, OwnerKeys, init_repository, publi
 from wherry_server.app import make_application
 from wherry_server.broker import write_broker_folder
 from wherry_server.config import ServerConfig
+from wherry_server.dashboard.frame import Frame
 from wherry_server.pki import Authority
 from wherry_server.services import repository
 from wherry_server.services.access import create_token
@@ -107,27 +112,74 @@ def postgres_server() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture
-def new_postgres(postgres_server: str) -> Iterator[str]:
-    """URL of a new, empty PostgreSQL database."""
+@contextlib.contextmanager
+def made_postgres(server: str, template: str = "template0") -> Iterator[str]:
+    """URL of a new PostgreSQL database, a copy of another one; it is dropped in the end."""
     name = "w" + secrets.token_hex(4)
     admin = create_engine(
-        postgres_server.replace("postgresql://", "postgresql+psycopg://") + "/postgres", isolation_level="AUTOCOMMIT"
+        server.replace("postgresql://", "postgresql+psycopg://") + "/postgres", isolation_level="AUTOCOMMIT"
     )
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        yield f"{postgres_server}/{name}"
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        yield f"{server}/{name}"
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
 
 
+@pytest.fixture
+def new_postgres(postgres_server: str) -> Iterator[str]:
+    """URL of a new, empty PostgreSQL database."""
+    with made_postgres(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str) -> Iterator[str]:
+    """Name of a database to copy: migrating one for each test took longer than most tests."""
+    with made_postgres(postgres_server) as url:
+        migrate(url)
+        yield url.rpartition("/")[2]
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "test.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+def migrate(url: str) -> None:
+    store = Store(url)
+    store.migrate()
+    store.close()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database of each kind."""
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of each kind, migrated and without a row."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/test.db"
-    url: str = request.getfixturevalue("new_postgres")
+        yield request.getfixturevalue("sqlite_url")
+        return
+    server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("migrated_postgres")
+    with made_postgres(server, template) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind without a table."""
+    url: str = (
+        request.getfixturevalue("new_postgres") if request.param == "postgres" else f"sqlite:///{tmp_path}/new.db"
+    )
     return url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, migrated_sqlite: Path) -> str:
+    """A SQLite database, migrated and without a row."""
+    shutil.copy(migrated_sqlite, tmp_path / "test.db")
+    return f"sqlite:///{tmp_path}/test.db"
 
 
 # -- the server's parts
@@ -201,9 +253,9 @@ def context(make_context: Callable[..., Context], database_url: str) -> Context:
 
 
 @pytest.fixture
-def sqlite_context(make_context: Callable[..., Context], tmp_path: Path) -> Context:
+def sqlite_context(make_context: Callable[..., Context], sqlite_url: str) -> Context:
     """A server's parts over SQLite: for what does not depend on the database."""
-    return make_context(f"sqlite:///{tmp_path}/test.db")
+    return make_context(sqlite_url)
 
 
 # -- the owner
@@ -276,12 +328,25 @@ def make_owner() -> type[Owner]:
 # -- the API
 
 
+_MADE: list[FastAPI] = []
+
+
+def application(context: Context) -> FastAPI:
+    """A server's application. Its routes know no context and take longer to make than most tests: once is enough."""
+    if not _MADE:
+        _MADE.append(make_application(context))
+    app = copy.copy(_MADE[0])
+    app.state, app.middleware_stack = State(), None
+    app.state.context, app.state.frame = context, Frame(context)
+    return app
+
+
 class ApiClient:
     """Calls the application in this process, as an operator unless told otherwise."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.app = make_application(context)
+        self.app = application(context)
         self.token = create_token(context, "test")
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:

@@ -132,11 +132,11 @@ def test_own_certificates_are_kept_until_names_change_or_life_runs_out(tmp_path,
         Authority.open(tmp_path)
 
 
-def test_the_migrations_make_the_schema_of_the_models(database_url):
+def test_the_migrations_make_the_schema_of_the_models(empty_database_url):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    store = Store(database_url)
+    store = Store(empty_database_url)
     store.migrate()
     store.migrate()
     with store._engine.connect() as connection:
@@ -213,9 +213,9 @@ def test_a_port_that_is_taken_is_said_in_words():
         assert found.getsockname()[1] > 0
 
 
-def test_what_an_older_server_stored_is_carried_over(database_url):
+def test_what_an_older_server_stored_is_carried_over(empty_database_url):
     """Rows of the first schema come out in the tables and columns of the second."""
-    store = Store(database_url)
+    store = Store(empty_database_url)
     old = Config()
     old.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
     with store._writing.begin() as connection:

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from wherry import __version__
 from wherry_server.api import devices, errors, fleet, install, metrics, operators, releases, rollouts, telemetry
+from wherry_server.api.auth import ContextDep
 from wherry_server.api.limits import BodyLimit
 from wherry_server.services.context import Context
 
@@ -35,7 +36,7 @@ def create_api(context: Context) -> FastAPI:
     app.add_middleware(BodyLimit, limit=config.max_body_bytes, exceptions={"/v1/repository": config.max_upload_bytes})
 
     @app.get("/healthz", summary="Whether the server answers", tags=["devices"])
-    def healthz() -> dict[str, bool]:
+    def healthz(context: ContextDep) -> dict[str, bool]:
         with context.store.read() as session:
             session.connection()
         return {"ok": True}

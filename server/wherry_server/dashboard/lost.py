@@ -10,16 +10,17 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from wherry.errors import NotFound
-from wherry_server.dashboard.frame import Frame
+from wherry_server.dashboard.frame import get_frame
 
 _Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def add_lost_page(app: FastAPI, frame: Frame) -> None:
+def add_lost_page(app: FastAPI) -> None:
     """Answer people who follow a wrong address with a page."""
     answer_program = cast(_Handler, app.exception_handlers[HTTPException])
 
     def page(request: Request) -> Response:
+        frame = get_frame(request)
         if frame.operator(request) is None:
             return frame.login_needed(request)
         return frame.problem(

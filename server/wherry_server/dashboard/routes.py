@@ -22,7 +22,7 @@ from wherry_server.services.context import Context
 def add_dashboard(app: FastAPI, context: Context) -> None:
     """Mount the pages on an application."""
     app.state.frame = Frame(context)
-    add_lost_page(app, app.state.frame)
+    add_lost_page(app)
     app.include_router(asset_routes(HEADERS))
     for make in (
         login_routes,
