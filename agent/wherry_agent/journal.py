@@ -33,13 +33,15 @@ _REJECTION = TypeAdapter(Rejection)
 _META = TypeAdapter(dict[str, str | int])
 _DIGESTS = TypeAdapter(list[str])
 _VOLATILE = {"deployment": {"finished", "fetched_bytes", "gate", "deadline"}}
+_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 
 
 def _damaged(error: Exception) -> bool:
     """Whether the file itself is unusable. A full disk or a lock is not: the journal's marks must outlive those."""
     if not isinstance(error, sqlite3.OperationalError):
         return True
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
+    code = error.sqlite_errorcode
+    return code in _UNREADABLE or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Journal:
@@ -74,6 +76,8 @@ class Journal:
     def _open(self) -> dict[str, bytes]:
         database = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
         self._database = database
+        # Alone with it, SQLite makes no -shm file, for which a full disk would have no room at the next start.
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.execute("PRAGMA wal_autocheckpoint=64")

@@ -9,9 +9,11 @@ import http.client
 import re
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from wherry.errors import RegistryError
 from wherry_agent.examination import LOOK_SECONDS, ask_engine, error_words
@@ -19,6 +21,7 @@ from wherry_agent.registry_credentials import Login, RegistryCredentials
 from wherry_agent.verdicts import PeerFacts
 
 MOST = 3
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - there is room where the disk is full
 _REPOSITORY = re.compile(rb'"repository":"([^"/]+/[^"]+)"')
 _SHUT = re.compile("no basic auth credentials|unauthorized|denied|forbidden|401|403", re.IGNORECASE)
 _UNTRUSTED = re.compile("x509|certificate|gave HTTP response to HTTPS client", re.IGNORECASE)
@@ -38,14 +41,17 @@ def look_at_registries(state: Path, engine_url: str, credentials: RegistryCreden
 
 
 def assigned_repositories(state: Path) -> dict[str, str]:
-    """A repository of each registry in the journal, read without disturbing the agent that writes it."""
-    path = state / "journal.db"
-    if not path.exists():
+    """A repository of each registry in the journal. The agent has that locked: a copy is read."""
+    files = [path for path in (state / "journal.db", state / "journal.db-wal") if path.exists()]
+    if not files:
         return {}
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as database:
-            rows = database.execute("SELECT value FROM facts WHERE key LIKE 'slot/%'").fetchall()
-    except sqlite3.Error:
+        with TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
+            # By another process: were the agent itself to open and close the file, its lock would be gone.
+            subprocess.run(["cp", *files, folder], check=True, capture_output=True, timeout=LOOK_SECONDS)
+            with closing(sqlite3.connect(Path(folder) / "journal.db")) as database:
+                rows = database.execute("SELECT value FROM facts WHERE key LIKE 'slot/%'").fetchall()
+    except (sqlite3.Error, OSError, subprocess.SubprocessError):
         return {}
     names = sorted({match.decode("utf-8", "replace") for (value,) in rows for match in _REPOSITORY.findall(value)})
     return {name.partition("/")[0]: name for name in reversed(names)}

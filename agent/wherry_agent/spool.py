@@ -36,6 +36,8 @@ from wherry.messages import (
 from wherry_agent.ports import Writing, uncounted
 
 AnyRecord = SlotSample | HostSample | DeploymentEvent | DropNotice
+IN_MEMORY = Path(":memory:")
+"""Where a spool is that the disk does not take: what waits there is gone when the agent ends."""
 OVERHEAD_BYTES = 96
 """Added to each record's JSON, for its row and for its place in a batch."""
 MAX_RECORD_BYTES = 131_072
@@ -62,7 +64,7 @@ class Spool:
     """The spool of one device. Every method may be called from any thread.
 
     Args:
-        path: the database file. A file that cannot be read is moved aside and a new stream begins.
+        path: the database file, or `IN_MEMORY`. A file that cannot be read is moved aside and a new stream begins.
         device: its id, for the batches.
         budget_bytes: how much may wait.
         boot_id: tells a power cut from a mere restart of the agent.
@@ -293,7 +295,9 @@ class Spool:
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5)
-        existed = self._path.stat().st_size > 0
+        existed = self._path.exists() and self._path.stat().st_size > 0
+        # Alone with it, SQLite makes no -shm file, for which a full disk would have no room at the next start.
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA wal_autocheckpoint=256")
         self._db.execute(f"PRAGMA journal_size_limit={2**20}")
@@ -313,10 +317,15 @@ class Spool:
             raise _corrupt(f"it says {error}") from error
         if meta.get("clean") == "no" and meta.get("boot") != self._boot_id:
             self._dropped[UNSYNCED] += 1
-        with self._transaction():
-            for key, value in (("stream", self._stream), ("boot", self._boot_id), ("clean", "no")):
-                self._set(key, value)
-            self._set("dropped", json.dumps(self._dropped))
+        try:
+            with self._transaction():
+                for key, value in (("stream", self._stream), ("boot", self._boot_id), ("clean", "no")):
+                    self._set(key, value)
+                self._set("dropped", json.dumps(self._dropped))
+        except sqlite3.OperationalError as error:
+            if not meta:
+                raise
+            _log.error("spool %s cannot be written: %s", self._path, error)  # what waits in it can be sent all the same
 
     def _load(self) -> None:
         """Bring what memory knows in line with the file."""

@@ -568,10 +568,12 @@ class Device:
         self.hold_at: str | None = None
         self.stored_withdrawn: frozenset[str] | None = frozenset()
         self.lock = FakeLock()
+        self.journal: Journal | None = None
         self.boot()
 
     def boot(self) -> None:
         """Start the agent (again) on what is left."""
+        self._end()
         world, wrap = self.world, self.killer.wrap
         self.queue: deque[Event] = deque()
         engine = wrap(
@@ -615,6 +617,17 @@ class Device:
         self.journal = journal
         self.reconciler.start()
         self.put(Tick())
+
+    def _end(self) -> None:
+        """The process is gone without a word: its lock is free, its files are as they are."""
+        if self.journal is None:
+            return
+        left = {path: path.read_bytes() for path in self.folder.glob("journal.db*")}
+        self.journal.close()
+        for path in self.folder.glob("journal.db*"):
+            path.unlink()
+        for path, content in left.items():
+            path.write_bytes(content)
 
     def make_own(self, engine: Any, fetcher: Any) -> tuple[Any, Callable[[], Running]]:
         """What updates the agent itself, and tells which version runs: nothing, unless a test says otherwise."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -186,6 +187,8 @@ class TestLooks:
         device.assign(1, main="1")
         known = registry_examination.assigned_repositories(device.folder)
         assert known == {"127.0.0.1:5000": "127.0.0.1:5000/vision"}
+        with pytest.raises(sqlite3.OperationalError, match="locked"):  # the lock of who writes it is as it was
+            sqlite3.connect(device.folder / "journal.db", timeout=0).execute("SELECT * FROM facts")
         assert registry_examination.assigned_repositories(tmp_path / "absent") == {}
         (tmp_path / "other").mkdir()
         (tmp_path / "other/journal.db").write_bytes(b"garbage" * 1000)

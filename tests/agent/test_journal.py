@@ -185,4 +185,5 @@ def test_deployments_are_numbered_for_ever(tmp_path):
     journal = filled(tmp_path)
     first = journal.entry.slots["main"].deployment.id
     assert first == f"{journal.entry.stream[:6]}-1"
+    journal.close()
     assert len(open_journal(tmp_path).entry.slots["main"].deployment.phases) == 2

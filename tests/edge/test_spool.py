@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -202,9 +201,8 @@ def test_a_file_that_breaks_while_open_is_replaced_and_everything_in_it_counted(
     spool = Spool(path, "dev-1")
     spool.extend([slot(latency=[7] * 41) for _ in range(100)], NOW)
     spool.ack(spool.stream, 0)
-    other = sqlite3.connect(path)
-    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    other.close()
+    spool._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    spool._db.execute("PRAGMA shrink_memory")
     with path.open("r+b") as file:
         file.write(b"\0" * path.stat().st_size)
     for _ in range(3):
