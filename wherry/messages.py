@@ -128,8 +128,9 @@ class SlotReport(_Model):
     deployment: DeploymentReport | None = None
 
 
-UNDERSTOOD = ("together", "needs.slots")
-"""Slots that go together or not at all, and slots that a release needs: an agent that ignored these would harm."""
+UNDERSTOOD = ("together", "needs.slots", "agent")
+"""What harms at an agent that does not know it. Slots that go together or not at all, and slots that a release needs,
+it would ignore; an assignment with a release of the agent it would refuse, for all its slots."""
 
 
 class StateReport(_Message):

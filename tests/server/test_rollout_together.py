@@ -143,6 +143,22 @@ def test_an_agent_that_cannot_go_together_is_told_apart_before_anything_is_sent(
     assert roll_out(api, cam="vision:2")["counts"] == {"assigned": 1}, "one release is for every agent"
 
 
+def test_an_agent_from_before_releases_of_the_agent_is_not_sent_one_and_goes_on_with_models(
+    context, api, owner, device, two
+):
+    owner.release("1.5", model="wherry-agent", runtime="agent")
+    tell(context, device, understands=("together", "needs.slots"))
+    rollout = roll_out(api, agent="wherry-agent:1.5")
+    assert rollout["counts"] == {"misfit": 1}
+    problem = view(api, rollout)["targets"][0]["problem"]
+    assert problem["reason"] == "its agent (0.1.0) does not know releases of the agent"
+    assert problem["fix"].startswith("Run install.sh on this device once")
+    roll_out(api, cam="vision:2")
+    assert assigned(context)[0] == {"cam": "vision:2"}
+    tell(context, device)
+    assert roll_out(api, agent="wherry-agent:1.5")["counts"] == {"assigned": 1}
+
+
 def roll_parts(*slots: str) -> list[dict[str, str]]:
     return [
         {"model": model, "version": "2", "slot": slot} for model, slot in zip(("vision", "words"), slots, strict=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from wherry.agent_release import AGENT_SLOT
 from wherry.api.rollouts import RolloutPart
 from wherry.errors import FitError
 from wherry.messages import Problem
@@ -80,10 +81,14 @@ def _unfit_profile(context: Context, parts: Sequence[Part], device: Candidate) -
 
 
 def _unable(session: Session, parts: Sequence[Part], devices: Sequence[Candidate]) -> Iterator[tuple[str, Problem]]:
-    """Devices whose agent would ignore what this asks for, and so leave them half done."""
+    """Devices whose agent would ignore what this asks for, or refuse the whole assignment for it."""
     asks = {"together": "several slots together"} if len(parts) > 1 else {}
     if any(image.needs.slots for part in parts for image in part.signed.values()):
         asks["needs.slots"] = "releases that need other slots"
+    fix = "Update the agent of this device"
+    if any(part.slot == AGENT_SLOT for part in parts):
+        asks["agent"] = "releases of the agent"
+        fix = "Run install.sh on this device once; releases of the agent reach it from then on"
     if not asks:
         return
     chosen = {device.id for device in devices}
@@ -92,7 +97,7 @@ def _unable(session: Session, parts: Sequence[Part], devices: Sequence[Candidate
         lacking = [words for name, words in asks.items() if name not in json.loads(understands)]
         if device in chosen and lacking:
             reason = f"its agent ({version or 'of unknown version'}) does not know {' and '.join(lacking)}"
-            yield device, _problem(f"device {device}", reason, "Update the agent of this device")
+            yield device, _problem(f"device {device}", reason, fix)
 
 
 def _needy(session: Session, parts: Sequence[Part], devices: Sequence[Candidate]) -> Iterator[tuple[str, Problem]]:
