@@ -1,11 +1,13 @@
 """A device that is gone for good leaves the fleet; what must outlive it stays."""
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
+from wherry.errors import StoreError
 from wherry.messages import HostSample, Presence, TelemetryBatch, TelemetryRecord
-from wherry_server.services import enrolment, outbox, reports, telemetry
-from wherry_server.store.schema import Base, RemovedDevice
+from wherry_server.services import enrolment, outbox, removal, reports, rollouts, telemetry
+from wherry_server.store.schema import Base, Device, RemovedDevice
 
 
 def roll_out(api, owner, version="1", ids=("dev-1",)):
@@ -64,6 +66,57 @@ def test_an_online_device_is_removed_by_force_only(context, api, device):
     assert api.get("/v1/devices/dev-1").status_code == 200
     assert api.post("/v1/devices/dev-1/remove?force=true").status_code == 204
     assert api.post("/v1/devices/dev-1/remove?force=true").status_code == 404
+
+
+def test_the_trail_tells_that_it_was_removed_by_force_and_only_then(context, api, device):
+    reports.ingest_presence(context, Presence(device="dev-1", online=True))
+    api.post("/v1/devices/dev-1/remove?force=true")
+    assert last_words(api).endswith("; online, removed by force")
+    device.enrol()
+    api.post("/v1/devices/dev-1/remove?force=true")
+    assert "force" not in last_words(api)
+
+
+def last_words(api):
+    return api.get("/v1/audit?thing=dev-1&action=device.remove").json()["items"][0]["detail"]
+
+
+def test_an_acl_that_cannot_be_written_keeps_neither_rollouts_nor_messages_waiting(
+    context, api, device, owner, tmp_path, change_settings
+):
+    _, rollout = roll_out(api, owner)
+    broken = change_settings(context, broker_folder=tmp_path / "gone")
+    woken = context.wake.count
+    with pytest.raises(StoreError, match="broker acl"):
+        removal.remove(broken, "dev-1")
+    assert context.wake.count > woken
+    assert api.get(f"/v1/rollouts/{rollout}").json()["state"] == "aborted"
+
+
+def test_an_acl_that_cannot_be_written_keeps_no_messages_of_a_revoked_device_waiting(
+    context, device, tmp_path, change_settings
+):
+    woken = context.wake.count
+    with pytest.raises(StoreError, match="broker acl"):
+        enrolment.revoke(change_settings(context, broker_folder=tmp_path / "gone"), "dev-1")
+    assert context.wake.count > woken
+
+
+def test_a_device_that_leaves_while_its_rollout_moves_on_does_not_hold_up_the_others(
+    context, api, make_device, owner, monkeypatch
+):
+    for name in ("dev-1", "dev-2"):
+        make_device(name).enrol()
+    read = rollouts._to_domain
+
+    def read_then_lose_one(session, row):
+        found = read(session, row)
+        session.execute(delete(Device).where(Device.id == "dev-1"))
+        return found
+
+    monkeypatch.setattr(rollouts, "_to_domain", read_then_lose_one)
+    _, rollout = roll_out(api, owner, ids=("dev-1", "dev-2"))
+    assert api.get(f"/v1/rollouts/{rollout}").json()["counts"] == {"assigned": 1}
 
 
 def test_a_rollout_that_waited_for_it_alone_ends(context, api, make_device, owner):

@@ -161,8 +161,8 @@ def revoke(context: Context, device: str) -> None:
         outbox.put_cleared(session, device, Kind.ASSIGN, now)
         context.record(session, "revoke", device)
         context.announce(session, device_topic(device), FLEET, ROLLOUTS)
-    refresh_acl(context)
     context.wake()
+    refresh_acl(context)
 
 
 def denied_devices(context: Context) -> list[str]:

@@ -55,10 +55,12 @@ def remove(context: Context, device: str, force: bool = False) -> None:
         _keep_what_outlives(session, row, now)
         _forget(session, device, now)
         context.announce(session, device_topic(device), FLEET, ROLLOUTS, TELEMETRY, *map(rollout_topic, left))
-    refresh_acl(context)
-    context.wake()
-    for rollout in left:
-        advance(context, rollout)
+    try:
+        refresh_acl(context)
+    finally:  # it is gone, whatever becomes of the acl
+        context.wake()
+        for rollout in left:
+            advance(context, rollout)
 
 
 def _rollouts_that_wait(session: Session, device: str) -> list[int]:
@@ -74,7 +76,8 @@ def _last_words(row: Device) -> str:
         f"{slot.slot}: {slot.serving.model} {slot.serving.version}" for slot in read_slots(row.slots) if slot.serving
     ]
     seen = f"last seen {row.last_seen:%Y-%m-%d %H:%M} UTC" if row.last_seen else "never seen"
-    return "; ".join([row.profile, f"enrolled {row.enrolled:%Y-%m-%d}", seen, *served])
+    forced = ["online, removed by force"] if row.online else []
+    return "; ".join([row.profile, f"enrolled {row.enrolled:%Y-%m-%d}", seen, *served, *forced])
 
 
 def _keep_what_outlives(session: Session, row: Device, now: datetime) -> None:

@@ -127,7 +127,8 @@ def _apply(context: Context, session: Session, row: RolloutRow, actions: Sequenc
     for action in actions:
         match action:
             case plan.Assign(device=device):
-                _assign(context, session, parts[device], devices[device], now)
+                if device in devices:  # else it was removed just now, and its targets with it
+                    _assign(context, session, parts[device], devices[device], now)
             case plan.Pause(reason=reason):
                 row.state, row.reason = "paused", reason
                 context.acting_as(SERVER).record(session, "rollout.pause", str(row.id), reason)
