@@ -54,8 +54,8 @@ class Versions(Protocol):
     def give_up(self) -> None:
         """Have the supervisor start what ran before the trial."""
 
-    def remove(self, digest: str) -> None:
-        """Remove a version's files, unless it runs or may have to run."""
+    def remove(self, digest: str, for_good: bool = False) -> None:
+        """Remove a version's files, unless it runs or may have to run; for good: not even the supervisor goes back."""
 
 
 class SelfUpdate:
@@ -186,7 +186,7 @@ class SelfUpdate:
             self._engine.remove(name)
         for image in step.images:
             self._engine.remove_image(image)
-            self._versions.remove(image.digest)
+            self._versions.remove(image.digest, for_good=True)
         return Done()
 
     def _remove(self, step: steps.Remove) -> Outcome:

@@ -130,15 +130,24 @@ class VersionStore:
             state = State(current=state.previous, verdicts=state.verdicts)
         self._write(State(current=state.current, previous=state.previous, verdicts=state.verdicts))
 
-    def remove(self, digest: str) -> None:
+    def remove(self, digest: str, for_good: bool = False) -> None:
         """Remove a version's files, unless it runs or may have to run.
+
+        Args:
+            digest: of the release image.
+            for_good: nobody may go back to it any more, not even the supervisor.
 
         Raises:
             StoreError: they cannot be removed.
         """
         state, version = self._state(), _hex(digest)
-        if version in (self._own, state.current, state.previous, state.trial):
+        if version in (self._own, state.current, state.trial):
             return
+        if version == state.previous:
+            if not for_good:
+                return
+            state = state._replace(previous="")
+            self._write(state)
         with self._wrapped(f"agent {digest[:19]}"):
             place = self._folder / version
             if place.exists():

@@ -316,6 +316,35 @@ def test_a_withdrawn_one_ends_at_once(agent):
     assert agent.files() == set()
 
 
+def test_nobody_goes_back_to_one_that_was_withdrawn_when_another_ran_already(agent):
+    first = agent.agent_release("7")
+    agent.assign(2, main="1", agent="7")
+    agent.agent_release("8")
+    agent.assign(3, main="1", agent="8")
+    withdraw(agent, first.digest, 3)
+    agent.tick(10, times=2)
+    assert agent.runs() == "8"
+    assert agent.files() == {agent.version[:4]}
+    state = supervision.read_state(str(agent.folder / "agent"))
+    assert (state.current, state.previous) == (agent.version, "")
+
+
+def test_nobody_goes_back_to_one_that_was_withdrawn_while_the_next_proved_itself(agent):
+    first = agent.agent_release("7")
+    agent.assign(2, main="1", agent="7")
+    agent.agent_release("8")
+    agent.hold_at = "Probe"
+    agent.assign(3, main="1", agent="8")
+    withdraw(agent, first.digest, 3)
+    agent.hold_at = None
+    agent.worker.finish()
+    agent.pump()
+    agent.tick(10, times=3)
+    assert agent.runs() == "8"
+    assert agent.files() == {agent.version[:4]}
+    assert supervision.read_state(str(agent.folder / "agent")).previous == ""
+
+
 def withdraw(agent: Supervised, digest: str, sequence: int) -> None:
     from dataclasses import replace
 
