@@ -42,6 +42,7 @@ class Mender:
         self._recheck = recheck
         self._take_over = take_over
         self._damaged: dict[str, Tampered] = {}
+        self._in_vain: set[str] = set()
 
     def run(self, step: Verify, cancel: Cancel, tell: Callable[[News], None]) -> Outcome:
         """Verify; what is damaged is mended if it can be fetched now. A known-good that cannot goes on serving.
@@ -52,26 +53,40 @@ class Mender:
         """
         name = container_name(self._device, step.slot, step.image)
         golden = self._recheck(name, step.image) if step.serves else None
+        if not step.fetches and not self._engine.has_image(step.image):
+            return Failed(_later(Tampered(f"release {step.image.image.label()}", "its copy was damaged")), "world")
         damage = self._look(step.image, cancel)
         if damage is None:
             return Done()
         _log.error("slot %s: %s", step.slot, damage)
         tell(Damaged(step, damage))
         if step.serves:
-            if not self._fetcher.offered(step.image, cancel):
-                return Failed(_serves_on(damage, golden), "world")
-            stuck = self._stand_in(step, damage, cancel)
+            stuck = self._kept(step, damage, golden, cancel) or self._stand_in(step, damage, cancel)
             if stuck:
                 return stuck
         self._engine.stop(name, step.image.image.run.drain_seconds)
         self._engine.remove(name)
         self._engine.remove_image(step.image)
         self._damaged.pop(step.image.digest, None)
-        again = self._look(step.image, cancel)
-        if again is not None:
-            return Failed(_shared(again), "world")
-        _log.warning("slot %s: release %s was fetched again and verified", step.slot, step.image.image.label())
-        return Done()
+        again = self._look(step.image, cancel) if step.fetches else damage
+        if again is None:
+            _log.warning("slot %s: release %s was fetched again and verified", step.slot, step.image.image.label())
+            return Done()
+        if step.serves:
+            self._in_vain.add(step.image.digest)
+        return Failed(_shared(again) if step.fetches else _later(again), "world")
+
+    def _kept(self, step: Verify, damage: Tampered, golden: GateResult | None, cancel: Cancel) -> Failed | None:
+        """Why a damaged known-good is left as it is: to be without it would be worse; None when it can be mended."""
+        if step.image.digest in self._in_vain:
+            return Failed(_serves_on(_shared(damage), golden), "world")
+        if step.stands_in is None and golden is not None and golden.ok:
+            fix = "Roll another release out: it takes over, then this one is fetched again by itself"
+            return Failed(_serves_on(damage, golden, "nothing could serve while it is fetched again", fix), "world")
+        if not self._fetcher.offered(step.image, cancel):
+            fix = "Connect the device to its registry: then it is fetched again by itself"
+            return Failed(_serves_on(damage, golden, "its registry does not offer it now", fix), "world")
+        return None
 
     def _look(self, image: TrustedImage, cancel: Cancel) -> Tampered | None:
         """What is wrong with the engine's copy; an absent one is fetched. Damage is found once, not at every try."""
@@ -106,15 +121,21 @@ class Mender:
         return outcome if isinstance(outcome, Failed) else None
 
 
-def _serves_on(damage: Tampered, golden: GateResult | None) -> Tampered:
+def _serves_on(damage: Tampered, golden: GateResult | None, why: str = "", fix: str | None = None) -> Tampered:
     if golden is None:
         answers = "nobody can tell whether it answers rightly"
     elif golden.ok:
         answers = "its golden cases pass"
     else:
         answers = f"its golden cases fail ({golden.detail})"
-    reason = f"{damage.reason}; it goes on serving, {answers}; its registry does not offer it now"
-    return Tampered(damage.thing, reason, "Connect the device to its registry: then it is fetched again by itself")
+    reason = f"{damage.reason}; it goes on serving, {answers}" + (f"; {why}" if why else "")
+    return Tampered(damage.thing, reason, fix or damage.fix)
+
+
+def _later(damage: Tampered) -> Tampered:
+    """The copy is gone: what the known-good shares with it is fetched anew only if nothing else has it."""
+    reason = f"{damage.reason}; it was removed and is fetched again once the release that serves is verified"
+    return Tampered(damage.thing, reason, "Nothing to do")
 
 
 def _shared(damage: Tampered) -> Tampered:

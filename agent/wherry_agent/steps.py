@@ -227,12 +227,15 @@ class Verify(Step):
     Attributes:
         serves: it is the known-good, which serves meanwhile.
         stands_in: the release before, verified, to serve while the known-good is fetched again.
+        fetches: whether a damaged copy is fetched again at once. The known-good may share the damaged layers: while it
+            is in doubt, another copy would keep them on the disk.
     """
 
     image: TrustedImage
     slot_port: int
     serves: bool = False
     stands_in: TrustedImage | None = None
+    fetches: bool = True
 
     interruptible = True
 

@@ -101,7 +101,8 @@ def _beside(entry: Entry, slot: SlotEntry) -> list[Step]:
         return []
     found: list[Step] = []
     if before and before.digest in entry.unverified:
-        found.append(Verify(slot.slot, before, slot.port))
+        fetches = good is None or good.digest not in entry.unverified
+        found.append(Verify(slot.slot, before, slot.port, fetches=fetches))
     if good and good.digest in entry.unverified:
         stands_in = before if before and before.digest not in entry.unverified else None
         found.append(Verify(slot.slot, good, slot.port, serves=True, stands_in=stands_in))

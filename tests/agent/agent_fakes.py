@@ -118,6 +118,7 @@ class World:
     statistics: dict[str, Any] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     shared: set[str] = field(default_factory=set)
+    layers_kept: bool = False  # all versions share the damaged layer: it stays as long as any of them has it
     verified: list[str] = field(default_factory=list)
     unread: int = 0
     unread_next: int = 0
@@ -272,7 +273,8 @@ class FakeFetcher:
         if self.world.registry == "tampered":
             raise Tampered(f"release {image.image.label()}", "the registry sent something else")
         progress(500_000, 1_000_000)
-        self.world.damaged -= {image.digest} - self.world.shared
+        kept = self.world.layers_kept and self.world.damaged & self.world.images.keys()
+        self.world.damaged -= set() if kept else {image.digest} - self.world.shared
         self.world.images[image.digest] = image
         if self.world.disk_fills:
             self.world.disk_free -= image.image.unpacked_bytes
@@ -341,7 +343,7 @@ class FakeProber:
         return "absent"
 
     def ready(self, base_url: str, model: str, timeout: float) -> bool:
-        return self._behaviour(base_url) not in ("absent", "never_ready", "hung", "custom")
+        return self._behaviour(base_url) not in ("absent", "never_ready", "hung", "dead", "custom")
 
     def status(self, base_url: str, path: str, timeout: float) -> int | None:
         return 200 if path == "/up" and self._behaviour(base_url) == "custom" else None
@@ -355,7 +357,7 @@ class FakeProber:
 
     def infer(self, base_url: str, model: str, case: GoldenCase, timeout: float) -> tuple[list[Tensor], float]:
         behaviour = self._behaviour(base_url)
-        if behaviour == "refuses":
+        if behaviour in ("refuses", "dead"):
             raise InferenceError("model vision", "answered golden case 'first' with status 500: oops")
         outputs = [tensor_from_golden(GoldenTensor.model_validate(item.model_dump())) for item in case.outputs]
         if behaviour == "wrong":

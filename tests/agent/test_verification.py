@@ -89,7 +89,7 @@ def test_what_loads_after_a_boot_is_not_slowed_down_by_verification(device):
 
 def test_a_known_good_that_never_answers_again_is_verified_all_the_same(device):
     committed(device, "1")
-    device.world.behaviours[device.name(device.catalogue["1"])] = "hung"
+    device.world.behaviours[device.name(device.catalogue["1"])] = "dead"
     device.world.hold_allowed = True
     damage(device, "1")
     restart(device, clean=False)
@@ -133,6 +133,7 @@ def test_a_damaged_release_before_is_fetched_again(device):
     committed(device, "1", "2")
     damage(device, "1")
     restart(device, clean=False)
+    device.tick(5, times=2)
     assert device.serves() == "2"
     assert device.world.damaged == set()
     assert device.world.history.count("fetch 1") == 2
@@ -180,12 +181,56 @@ def test_without_its_registry_a_damaged_known_good_serves_on_and_says_so(device)
 def test_what_has_no_release_before_is_replaced_at_the_price_of_a_gap(device):
     committed(device, "1")
     damage(device, "1")
+    device.world.behaviours[device.name(device.catalogue["1"])] = "wrong"
     device.world.hold_allowed = True
     restart(device, clean=False)
     device.tick(5, times=2)
     assert device.serves() == "1"
     assert device.world.damaged == set()
     assert device.state.problem is None
+
+
+def test_what_has_no_release_before_and_answers_rightly_is_not_stopped_for_a_download(device):
+    committed(device, "1")
+    damage(device, "1")
+    restart(device, clean=False)
+    device.tick(600, times=3)
+    assert device.serves() == "1"
+    assert device.world.violations == []
+    assert "its golden cases pass; nothing could serve while it is fetched again" in device.state.problem.reason
+    device.assign(2, main="2")
+    device.tick(600, times=3)
+    assert device.world.damaged == set()
+    assert (device.serves(), device.state.problem) == ("2", None)
+
+
+def test_damage_that_all_versions_share_is_mended_since_no_copy_keeps_it(device):
+    committed(device, "1", "2")
+    damage(device, "1", "2")
+    device.world.layers_kept = True
+    device.world.behaviours[device.name(device.catalogue["2"])] = "wrong"
+    device.world.hold_allowed = True
+    restart(device, clean=False)
+    device.tick(600, times=3)
+    assert device.world.damaged == set()
+    device.world.behaviours[device.name(device.catalogue["2"])] = "good"
+    device.tick(600)
+    assert device.serves() == "2"
+
+
+def test_a_known_good_that_was_fetched_in_vain_is_not_stopped_again(device):
+    committed(device, "1")
+    damage(device, "1")
+    device.world.shared |= device.world.damaged
+    device.world.behaviours[device.name(device.catalogue["1"])] = "wrong"
+    device.world.hold_allowed = True
+    restart(device, clean=False)
+    device.tick(600, times=3)
+    stops = len(device.world.history)
+    device.tick(600, times=5)
+    assert device.serves() == "1"
+    assert [line for line in device.world.history[stops:] if "removed" in line or "exited" in line] == []
+    assert "it goes on serving" in device.state.problem.reason
 
 
 def test_a_damaged_release_before_is_not_gone_back_to(device):
@@ -246,6 +291,7 @@ def test_damage_that_comes_back_with_every_fetch_is_explained(device):
     damage(device, "1")
     device.world.shared |= device.world.damaged
     restart(device, clean=False)
+    device.tick(5, times=2)
     assert (
         "again after it was fetched: another image on this device shares what is damaged" in device.state.problem.reason
     )
