@@ -50,6 +50,7 @@ class Supervisor:
         self._arguments = arguments
         self._manager = os.environ.get("NOTIFY_SOCKET", "")
         self._stopping = False
+        self._unwritten: tuple[State, State] | None = None
         self._wake, wakes = os.pipe()
         os.set_blocking(wakes, False)
         os.set_blocking(self._wake, False)
@@ -68,12 +69,12 @@ class Supervisor:
             _say("another supervisor looks after this device")
             return CANNOT_RUN
         while not self._stopping:
-            state, version = choose(read_state(self._folder), present_versions(self._folder))
+            state, version = choose(self._known(), present_versions(self._folder))
             self._keep(state)
             end = self._look_after(version, state.seconds if version == state.trial else 0.0)
             if self._stopping:
                 return 0
-            state = read_state(self._folder)
+            state = self._known()
             if end.code == CANNOT_RUN and version == state.current and not state.trial:
                 return CANNOT_RUN
             following, wait = judge(state, version, end)
@@ -97,12 +98,22 @@ class Supervisor:
             return True
         return False
 
+    def _known(self) -> State:
+        """What the file says, or would say if the disk had taken it; what an agent wrote since counts more."""
+        found = read_state(self._folder)
+        if self._unwritten is None or self._unwritten[0] != found:
+            return found
+        return self._unwritten[1]
+
     def _keep(self, state: State) -> None:
-        """On a full disk it goes on with what it knows: an agent that runs is worth more than its count of starts."""
-        if state != read_state(self._folder):
+        """On a full disk it goes on with what it knows: an agent that runs is worth more than a file that says so."""
+        found = read_state(self._folder)
+        self._unwritten = None
+        if state != found:
             try:
                 write_state(self._folder, state)
             except OSError as error:
+                self._unwritten = (found, state)
                 _say(f"{self._folder}/{FILE} cannot be written ({error})")
 
     def _stop(self, *_: object) -> None:

@@ -191,6 +191,71 @@ def agent(folder: Path, version: str, behaviour: str) -> End | None:
     return None if behaviour == "good" else CRASHED
 
 
+class Dry(supervisor.Supervisor):
+    """A supervisor without processes: each agent ends as it is told to."""
+
+    def __init__(self, state: Path, ends: list[End]) -> None:
+        self._folder = str(state / "agent")
+        self._stopping, self._unwritten = False, None
+        self._ends = ends
+        self.started: list[str] = []
+
+    def _locked(self, lock: int) -> bool:
+        os.close(lock)
+        return True
+
+    def _look_after(self, version: str, allowed: float) -> End:
+        self.started.append(version[:1] or INSTALLED)
+        end = self._ends[len(self.started) - 1]
+        self._stopping = len(self.started) == len(self._ends)
+        return end
+
+    def _pause(self, seconds: float) -> None:
+        pass
+
+
+class TestOnADiskThatCannotBeWritten:
+    @pytest.fixture
+    def state(self, tmp_path):
+        for version in (A, B):
+            (tmp_path / "agent" / version).mkdir(parents=True)
+        return tmp_path
+
+    def full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(supervisor, "write_state", refuse)
+
+    def test_a_broken_trial_still_ends_after_three_starts(self, state, monkeypatch):
+        write_state(str(state / "agent"), State(current=A, trial=B, seconds=100.0))
+        self.full(monkeypatch)
+        dry = Dry(state, [CRASHED] * 3 + [End(seconds=1000.0)])
+        assert dry.run() == 0
+        assert dry.started == ["b", "b", "b", "a"]
+
+    def test_a_version_that_crashes_still_gives_way_to_the_one_before(self, state, monkeypatch):
+        write_state(str(state / "agent"), State(current=B, previous=A))
+        self.full(monkeypatch)
+        dry = Dry(state, [CRASHED] * 7)
+        dry.run()
+        assert dry.started == ["b", "b", "b", "a", "a", "a", INSTALLED]
+
+    def test_what_it_knew_is_written_when_there_is_room_and_an_agents_order_counts_more(self, state, monkeypatch):
+        write_state(str(state / "agent"), State(current=B, previous=A))
+        with monkeypatch.context() as patch:
+            self.full(patch)
+            dry = Dry(state, [CRASHED] * 3)
+            dry.run()
+        dry._keep(dry._known())
+        assert read_state(str(state / "agent")).crashes == 2
+        with monkeypatch.context() as patch:
+            self.full(patch)
+            dry._keep(State())
+        write_state(str(state / "agent"), State(current=A))
+        assert dry._known() == State(current=A)
+
+
 FAKE_AGENT = """
 import os, signal, socket, sys, time
 log, state = os.environ["FAKE_LOG"], sys.argv[sys.argv.index("--state") + 1]
