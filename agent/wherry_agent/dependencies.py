@@ -48,14 +48,17 @@ def refusal(slot: SlotEntry, image: TrustedImage, desired: Assignment | None, en
 
 
 def waiting(entry: Entry, healthy: Mapping[str, bool]) -> dict[str, WherryError]:
-    """Slots on trial whose candidate is not started yet because a slot that it needs does not serve, with words."""
+    """Slots on trial whose candidate is not started yet because a slot that it needs does not serve, with words.
+
+    A slot of its own group is not waited for: what goes together with it may be what makes that one serve again.
+    """
     found: dict[str, WherryError] = {}
     for name, slot in sorted(entry.slots.items()):
         trial = slot.trial
         if trial is None or trial.phase not in ("admitted", "fetching", "staging"):
             continue
         for needed in _needs(trial.image):
-            if not healthy.get(needed, False):
+            if needed not in trial.group and not healthy.get(needed, False):
                 thing, reason = f"release {trial.image.image.label()}", f"waits for slot {needed}, which does not serve"
                 fix = f"It goes on by itself when slot {needed} serves; look at what holds that up"
                 found[name] = AdmissionError(thing, reason, fix)

@@ -91,6 +91,17 @@ def test_a_new_slot_cannot_be_needed_by_what_goes_together_with_it(device):
     assert [device.serves(slot) for slot in ("features", "text")] == ["5", "6"]
 
 
+def test_what_goes_together_with_the_mend_of_the_slot_that_it_needs_does_not_wait_for_that_slot(device):
+    device.assign(1, features="1", text="2")
+    device.tick(times=3)
+    device.world.behaviours[device.name(FEATURES, "features")] = "dead"
+    device.world.hold_allowed = True
+    device.tick(times=3)
+    device.assign(2, [("features", "text")], features="5", text="6")
+    device.tick(times=5)
+    assert [device.serves(slot) for slot in ("features", "text")] == ["5", "6"]
+
+
 def test_a_slot_that_is_needed_is_not_emptied_and_says_by_whom(device):
     device.assign(1, features="1", text="2")
     device.tick(times=3)
