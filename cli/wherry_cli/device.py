@@ -36,6 +36,9 @@ Profile = Annotated[
     str | None,
     typer.Option("--profile", help="Device profile (see `wherry profile list`).", autocompletion=complete_profiles),
 ]
+_ANOTHER_ID = """\
+If it may be in wrong hands, give its replacement another id: enrolled again under the old one,
+its old certificate would count at the broker until it ends."""
 
 
 @app.command()
@@ -158,7 +161,7 @@ def revoke(
     confirm(f"Lock out device {device} for good?", yes, out)
     with connected() as client:
         client.revoke_device(device)
-    out.result({"device": device, "revoked": True}, lambda: Text(f"{device} is locked out."))
+    out.result({"device": device, "revoked": True}, lambda: Text(f"{device} is locked out.\n{_ANOTHER_ID}"))
 
 
 @app.command()
@@ -177,7 +180,7 @@ def remove(
     with connected() as client:
         client.remove_device(device, force)
     result = {"device": device, "removed": True}
-    out.result(result, lambda: Text(f"{device} is removed. Its past: wherry audit --thing {device}"))
+    out.result(result, lambda: Text(f"{device} is removed. Its past: wherry audit --thing {device}\n{_ANOTHER_ID}"))
 
 
 @app.command()

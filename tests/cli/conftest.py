@@ -106,7 +106,7 @@ class Api:
             ("GET", "/v1/devices/([^/]+)", lambda name, *_: self.device(name)),
             ("PATCH", "/v1/devices/([^/]+)", self.label),
             ("DELETE", "/v1/devices/([^/]+)", lambda name, *_: self.device(name) and None),
-            ("POST", "/v1/devices/([^/]+)/(poll|retry)", lambda name, *_: self.device(name) and None),
+            ("POST", "/v1/devices/([^/]+)/(poll|retry|remove)", lambda name, *_: self.device(name) and None),
             ("POST", "/v1/devices/([^/]+)/logs", self.logs),
             ("POST", "/v1/devices/([^/]+)/diagnose", self.diagnose),
             ("GET", "/v1/fleet", lambda *_: self.fleet()),

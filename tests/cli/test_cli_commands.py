@@ -85,6 +85,14 @@ def test_device_revoke_asks_first(operator, fleet):
     assert operator("device", "revoke", "edge-1", "--yes", "--json").json == {"device": "edge-1", "revoked": True}
 
 
+@pytest.mark.parametrize("command", ["remove", "revoke"])
+def test_who_shuts_a_device_out_is_advised_to_give_its_replacement_another_id(operator, fleet, command):
+    done = operator("device", command, "edge-1", "--yes")
+    assert done.code == 0
+    assert "If it may be in wrong hands, give its replacement another id" in " ".join(done.out.split())
+    assert operator("device", command, "edge-1", "--yes", "--json").json == {"device": "edge-1", f"{command}d": True}
+
+
 def test_device_retry_takes_the_desired_digest(operator, fleet, make):
     assert operator("device", "retry", "edge-2").code == 0
     assert fleet.bodies("POST", "/v1/devices/edge-2/retry") == [{"slot": "main", "digest": make.digest}]

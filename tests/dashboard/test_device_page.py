@@ -350,6 +350,7 @@ def test_a_device_that_is_gone_for_good_is_removed(updated, open_page):
     expect(page.locator(".head")).to_contain_text("offline")
     menu.get_by_role("button", name="Remove press-4", exact=True).click()
     expect(page.locator(".notice")).to_contain_text("The device was removed")
+    expect(page.locator(".notice")).to_contain_text("give its replacement another id")
     expect(page.get_by_role("row").nth(2)).to_contain_text("removed")
     page.goto(updated.site.url + "/devices/press-4")
     expect(page.locator("main")).to_contain_text("was removed on")

@@ -17,7 +17,11 @@ NOTICES = {
     "polled": Notice("good", "The device was asked to fetch its assignment now. What it reports appears below."),
     "retried": Notice("good", "The device forgets that it rejected the image and tries it again."),
     "cleared": Notice("good", "The slot is to be empty. The device stops and removes what runs there."),
-    "removed": Notice("good", "The device was removed. What it did is in the audit trail."),
+    "removed": Notice(
+        "good",
+        "The device was removed. What it did is in the audit trail. If it may be in wrong hands, give its replacement "
+        "another id: enrolled again under the old one, its old certificate would count at the broker until it ends.",
+    ),
     "rollout-created": Notice("good", "The rollout was started. This page follows its devices."),
     "rollout-start": Notice("good", "The rollout goes on. Devices that wait get their assignments."),
     "rollout-pause": Notice(

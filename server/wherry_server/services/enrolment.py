@@ -205,7 +205,11 @@ def _check_profile(context: Context, profile: str | None) -> None:
 
 
 def _store_device(session: Session, token: EnrolToken, request: EnrolRequest, now: datetime) -> bool:
-    """Create the device, or take back one that was there; whether it had been revoked or removed."""
+    """Create the device, or take back one that was there; whether it had been revoked or removed.
+
+    Older certificates of the id count at the broker again, which denies ids only: the operator is advised to give a
+    device another id if the one before may be in wrong hands.
+    """
     labels: dict[str, str] = json.loads(token.labels)
     row = session.get(Device, request.device, with_for_update=True)
     removed = session.get(RemovedDevice, request.device, with_for_update=True)
