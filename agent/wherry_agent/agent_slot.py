@@ -78,7 +78,7 @@ def plan_agent(
         return []
     image = runs(slot, own)
     if image and withdrawn(image, entry.marks):
-        return [GoBack(AGENT_SLOT, image, slot.known_good)]
+        return [GoBack(AGENT_SLOT, image, slot.known_good or slot.previous)]
     if slot.trial:
         return _deploying(slot.trial, desired, entry, now, limits)
     return _settled(slot, desired, observed, entry)
@@ -120,8 +120,10 @@ def noticed(entry: Entry, own: Running) -> OwnVersionNoticed | None:
         return None
     if slot.trial:
         other = slot.trial.phase in _PROVING and slot.trial.image.digest != own.digest
-    else:
-        other = slot.known_good is not None and slot.known_good.digest != own.digest
+    elif slot.known_good:
+        other = slot.known_good.digest != own.digest
+    else:  # the owner withdrew it, and the one before was gone back to
+        other = slot.previous is not None and slot.previous.digest == own.digest
     return OwnVersionNoticed(own) if other else None
 
 
@@ -131,9 +133,9 @@ def own_version_noticed(entry: Entry, fact: OwnVersionNoticed, now: datetime, li
     if slot.trial:
         return with_slot(entry, replace(slot, deployment=_failed(slot.trial, fact.running, now, limits)))
     known = slot.known_good
-    if known is None:
-        return entry
     back = slot.previous if slot.previous and slot.previous.digest == fact.running.digest else None
+    if known is None:
+        return with_slot(entry, replace(slot, known_good=back, previous=None, since=now)) if back else entry
     gone = [image for image in (known, slot.previous) if image and not same(image, back)]
     last, rejected = slot.deployment, dict(entry.rejected)
     reason = fact.running.verdicts.get(known.digest)

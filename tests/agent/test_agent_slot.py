@@ -345,6 +345,22 @@ def test_nobody_goes_back_to_one_that_was_withdrawn_while_the_next_proved_itself
     assert supervision.read_state(str(agent.folder / "agent")).previous == ""
 
 
+def test_a_withdrawn_one_gives_way_to_the_one_before(agent):
+    agent.agent_release("7")
+    agent.assign(2, main="1", agent="7")
+    before = agent.version
+    second = agent.agent_release("8")
+    agent.assign(3, main="1", agent="8")
+    withdraw(agent, second.digest, 3)
+    agent.tick(10, times=2)
+    assert (agent.version, agent.runs(), agent.own.known_good.version) == (before, "7", "7")
+    assert agent.files() == {before[:4]}
+    agent.agent_release("9")
+    agent.assign(4, main="1", agent="9")
+    assert agent.runs() == "9"
+    assert supervision.read_state(str(agent.folder / "agent")).previous == before
+
+
 def withdraw(agent: Supervised, digest: str, sequence: int) -> None:
     from dataclasses import replace
 
