@@ -66,7 +66,8 @@ def unpack_tree(chunks: Iterator[bytes], folder: Path, limit: int) -> int:
         limit: most bytes of all files.
 
     Raises:
-        Tampered: more bytes or files than that, a path that leads out of the folder, or a link or device.
+        Tampered: more bytes or files than that, a path that leads out of the folder or is there already, or a link
+            or device.
         TarError: it is no archive.
         OSError: the disk cannot be written.
     """
@@ -79,16 +80,22 @@ def unpack_tree(chunks: Iterator[bytes], folder: Path, limit: int) -> int:
             total += member.size
             if total > limit or number >= _MOST_FILES:
                 raise Tampered("release of the agent", f"unpacks to more than the {limit} bytes that were signed")
-            target = folder / path
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = archive.extractfile(member)
-            if content is not None:
-                with target.open("xb") as file:
-                    _copy(content, file)
+            try:
+                _write(archive, member, folder / path)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise Tampered(f"file {member.name[:120]!r}", "is twice in a release of the agent") from error
     return total
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = archive.extractfile(member)
+    if content is not None:
+        with target.open("xb") as file:
+            _copy(content, file)
 
 
 def _copy(content: IO[bytes], file: IO[bytes]) -> None:

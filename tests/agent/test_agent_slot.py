@@ -27,10 +27,10 @@ HUNG = End(code=-9, seconds=1000.0, hung=True)
 LATER = {"crashes later"}
 
 
-def archive(files: dict[str, bytes], **special: Any) -> bytes:
+def archive(files: dict[str, bytes] | list[tuple[str, bytes]], **special: Any) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:
-        for name, body in files.items():
+        for name, body in files.items() if isinstance(files, dict) else files:
             info = tarfile.TarInfo(name)
             info.size = len(body)
             made.addfile(info, io.BytesIO(body))
@@ -493,6 +493,8 @@ def test_a_kill_at_writes_of_journal_disk_or_engine_changes_nothing_in_the_end(t
         archive({}, device=tarfile.CHRTYPE),
         archive({"app/big": bytes(3000)}),
         archive({"app/other.py": b"no agent in it"}),
+        archive([("app/wherry_agent/__main__.py", b"x"), ("app/wherry_agent/__main__.py", b"y")]),
+        archive([("app", b"a file"), ("app/wherry_agent/__main__.py", b"below a file")]),
     ],
 )
 def test_what_has_no_place_in_a_release_is_not_unpacked(tmp_path, evil):
