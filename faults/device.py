@@ -288,7 +288,10 @@ class Device:
         for item in self.containers():
             if item["version"] != "1":
                 api.remove_container(item["id"], force=True, v=True)
-        self._place_image(self.wanted) if keep_image else self.drop_image(self.wanted)
+        if keep_image:
+            self._place_image(self.wanted)
+        else:
+            eventually(lambda: self.drop_image(self.wanted), 30, f"the image of version {self.wanted} stays")
         self._restore_folder()
         self.marks = self.read_marks()
 
@@ -319,11 +322,16 @@ class Device:
         except docker.errors.ImageNotFound:
             api.pull(reference)
 
-    def drop_image(self, version: str) -> None:
-        """Remove an image from the engine, so that it must be fetched."""
+    def drop_image(self, version: str) -> bool:
+        """Remove an image from the engine, so that it must be fetched; False while something uses it."""
         image = self.rig.images[version]
-        with contextlib.suppress(docker.errors.ImageNotFound, docker.errors.APIError):
-            self.rig.engine.api.remove_image(f"{image['repository']}@{image['digest']}", force=False)
+        try:
+            self.rig.engine.api.remove_image(f"{image['repository']}@{image['digest']}", force=True)
+        except docker.errors.ImageNotFound:
+            return True
+        except docker.errors.APIError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
