@@ -177,7 +177,7 @@ class SelfUpdate:
         if self._runs(step.candidate):
             self._versions.give_up()
             return self._gone(f"{step.candidate.image.label()} gives up; the agent before takes over")
-        self._engine.remove(container_name(self._device, step.slot, step.candidate))
+        self._discard(step.slot, step.candidate)  # the next release would take over its layers, sound or not
         self._versions.remove(step.candidate.digest)
         return Done()
 

@@ -441,6 +441,23 @@ def test_a_reboot_in_the_middle_of_the_proof_costs_one_start(agent):
     assert agent.own.known_good.version == "7"
 
 
+def test_the_image_of_one_that_was_given_up_is_gone_before_the_next_is_fetched(agent):
+    """They share layers, and nobody verifies those of the agent's image after a power cut."""
+    first = agent.agent_release("7")
+    agent.hold_at = "Stage"
+    agent.assign(2, main="1", agent="7")
+    assert first.digest in {image.digest for image in agent.world.images.values()}
+    agent.hold_at = None
+    agent.journal.close()
+    agent.world.power_cut()
+    agent.hold_at = "Fetch"
+    agent.boot()
+    agent.agent_release("8")
+    agent.assign(3, main="1", agent="8")
+    assert (agent.last.release.version, agent.last.phase) == ("8", "fetching")
+    assert first.digest not in {image.digest for image in agent.world.images.values()}
+
+
 def test_what_a_person_installed_runs_first_and_the_wish_of_the_server_follows_by_trial(agent):
     agent.agent_release("7")
     agent.assign(2, main="1", agent="7")
