@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import logging
 import os
 import pwd
 import shutil
-from collections.abc import Callable, Mapping
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +27,7 @@ from wherry_agent.route.haproxy_config import (
     Targets,
     map_value,
     read_answers,
+    read_listened,
     read_map,
     read_open,
     render,
@@ -36,6 +41,8 @@ from wherry_agent.route.haproxy_process import FIX, HaproxyProcess
 
 _log = logging.getLogger(__name__)
 _USER = "haproxy"
+_LEFT_SECONDS = 1.0
+"""A process that leaves after a reload may not have let go of its ports yet."""
 
 
 class HaproxyRoute:
@@ -95,12 +102,30 @@ class HaproxyRoute:
             return
         before = self._written()
         led = turn(before, targets)
+        self._check_free(targets)
         self._write(led)
         try:
             self._bring(led, start)
         except RouteError:
             self._go_back(before)
             raise
+
+    def _check_free(self, stable: Collection[int]) -> None:
+        """A haproxy that fails to load anew cuts all slots: what it would fail at is found out before.
+
+        Raises:
+            RouteError: somebody else listens on a port that the haproxy that runs is to listen on from now on.
+        """
+        if not (workers := self._process.workers()):
+            return
+        listened = read_listened(self._process.tell(workers[0], "show stat"))
+        deadline = time.monotonic() + _LEFT_SECONDS
+        for port, address in itertools.product(sorted(set(stable) - listened), self._addresses):
+            while _is_taken(address, port):
+                if time.monotonic() > deadline:
+                    fix = f"Find out who: `ss -ltnp sport = :{port}`; end it, or give the slot another port"
+                    raise RouteError(f"port {port} of {address}", "is taken by another process", fix)
+                time.sleep(0.02)
 
     def _bring(self, led: Mapping[int, Led], start: bool) -> None:
         """What is written comes to pass."""
@@ -196,6 +221,17 @@ class HaproxyRoute:
         for stable, one in led.items():
             if known.get(stable, one) != one:
                 self._process.tell(worker, f"set map {MAP_FILE} {stable} {map_value(one)}")
+
+
+def _is_taken(address: str, port: int) -> bool:
+    """Whether somebody listens there; an address that is not there (yet), or a port that is not ours to try, is not."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _runs_as() -> tuple[str, str]:

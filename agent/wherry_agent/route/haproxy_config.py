@@ -199,6 +199,11 @@ def read_open(text: str, servers: Iterable[tuple[str, str]]) -> int:
     return sum(int(row.get("scur") or 0) + int(row.get("qcur") or 0) for row in mine)
 
 
+def read_listened(text: str) -> set[int]:
+    """Slots' ports that a process listens on, by `show stat`: also those that its map has lost."""
+    return {int(port) for port in re.findall(r"^in-([0-9]+),FRONTEND,", text, re.MULTILINE)}
+
+
 def read_answers(text: str, port: int, instance: str) -> Answers:
     """What `show answers` says of a container's port; nothing was counted when it is not there."""
     for line in text.splitlines():

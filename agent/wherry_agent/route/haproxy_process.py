@@ -7,6 +7,7 @@ socket, so that workers that are leaving after a reload hear of it, too.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ _CGROUP = Path("/proc/self/cgroup")
 _BEGINS_SECONDS = 3.0
 """One that does not answer yet may just be starting."""
 _MOST_BYTES = 4_194_304
+_FAILED = re.compile(r"^[0-9]+ +master .*\[failed: (?P<times>[0-9]+)\]", re.MULTILINE)
 
 
 class HaproxyProcess:
@@ -84,16 +86,25 @@ class HaproxyProcess:
         Raises:
             RouteError: it did not take it.
         """
+        failed_before = self._failed_reloads()
         self._ask("reload")
+        failed = [0]
 
         def loaded() -> list[int]:
+            if self._failed_reloads() > failed_before:
+                return failed
             workers = self.workers()
             return workers if workers and self.description(workers[0]) == wanted else []
 
         workers = self._until(loaded, self._timeout)
-        if not workers:
+        if not workers or workers == failed:
             raise RouteError("haproxy", "did not take its new configuration", FIX)
         return workers
+
+    def _failed_reloads(self) -> int:
+        """How often its master failed to load anew since it last did."""
+        found = _FAILED.search(self._ask("show proc"))
+        return int(found["times"]) if found else 0
 
     def _until(self, look: Callable[[], list[int]], seconds: float) -> list[int]:
         deadline = time.monotonic() + seconds
