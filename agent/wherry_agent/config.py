@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from wherry.errors import ConfigError
 from wherry.identity import SlotName
 from wherry_agent.entry import Limits
 from wherry_agent.registry_credentials import FOLDER, RegistryCredentials
+from wherry_agent.supervision import RUNS_AS
 from wherry_agent.trial import Patience
 
+_log = logging.getLogger(__name__)
 ENV_PREFIX = "WHERRY_AGENT_"
 _Port = Annotated[int, Field(ge=1, le=65535)]
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -126,7 +129,8 @@ def load_config(state: Path, file: Path | None = None, environ: Mapping[str, str
         environ: the environment, which wins.
 
     Raises:
-        ConfigError: a file that is not TOML, or a setting that is unknown or out of range; it is named.
+        ConfigError: a file that is not TOML, or a setting that is unknown or out of range; it is named. An agent
+            that a supervisor started passes over unknown ones: it may be older than the one they were written for.
     """
     path = file or state / "agent.toml"
     values: dict[str, Any] = {}
@@ -141,6 +145,10 @@ def load_config(state: Path, file: Path | None = None, environ: Mapping[str, str
         text = environ.get(ENV_PREFIX + name.upper())
         if text is not None:
             values[name] = _from_text(name, text, field.annotation)
+    if RUNS_AS in environ:
+        for unknown in sorted(values.keys() - AgentConfig.model_fields.keys()):
+            _log.warning("setting %s in %s is unknown to this agent and has no effect", unknown, path)
+            del values[unknown]
     try:
         return AgentConfig.model_validate(values)
     except ValidationError as error:

@@ -19,6 +19,7 @@ from wherry_agent.events import Cancelled, Done, StepFinished, StepProgress, Sto
 from wherry_agent.ports import StepCancelled
 from wherry_agent.reporter import status_text
 from wherry_agent.service_manager import ServiceManager
+from wherry_agent.supervision import INSTALLED, RUNS_AS
 from wherry_agent.worker import Aide, Worker
 
 FETCH = steps.Fetch("main", make_image(1))
@@ -57,6 +58,15 @@ class TestConfig:
         (tmp_path / "agent.toml").write_text(text)
         with pytest.raises(ConfigError, match=words):
             load_config(tmp_path, environ={})
+
+    def test_a_supervised_agent_passes_over_settings_of_a_newer_one_but_not_over_wrong_ones(self, tmp_path, caplog):
+        (tmp_path / "agent.toml").write_text("soak_second = 7\nsoak_seconds = 8\n")
+        environ = {RUNS_AS: INSTALLED}
+        assert load_config(tmp_path, environ=environ).soak_seconds == 8
+        assert "setting soak_second in" in caplog.text
+        (tmp_path / "agent.toml").write_text("slot_base_port = 0\n")
+        with pytest.raises(ConfigError, match="setting slot_base_port"):
+            load_config(tmp_path, environ=environ)
 
     def test_a_named_file_must_exist(self, tmp_path):
         with pytest.raises(ConfigError, match="cannot be read"):
