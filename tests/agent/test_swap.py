@@ -551,6 +551,14 @@ def test_a_candidate_loads_with_a_small_share_of_the_processor_and_is_asked_and_
     assert (device.serves(), share(device, "2")) == ("2", "full")
 
 
+def test_a_candidate_that_takes_long_gets_a_full_share_before_its_time_is_up(device):
+    device.assign(1, main="1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeProber, "ready", lambda self, *what: share(device, "2") == "full")
+        device.assign(2, main="2")
+    assert device.serves() == "2"
+
+
 def test_where_callers_wait_for_it_a_candidate_loads_with_all_it_can_get(device):
     device.assign(1, main="1")
     device.world.available_mb, device.world.hold_allowed = 10, True
