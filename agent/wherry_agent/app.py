@@ -136,15 +136,15 @@ def _profile(wanted: str | None) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from wherry_agent.supervision import CANNOT_RUN, RUNS_AS
+    from wherry_agent.supervision import CANNOT_RUN, RUNS_AS, WORLD
 
     try:
         _run_agent(options)
-    except (ConfigError, IdentityError, Conflict) as error:
+    except (ConfigError, IdentityError, Conflict, StoreError) as error:
         if RUNS_AS not in os.environ:
             raise
         print(_error_text(error), file=sys.stderr)  # noqa: T201
-        return CANNOT_RUN  # no other version could help
+        return WORLD if isinstance(error, StoreError) else CANNOT_RUN  # no other version could help
     return 0
 
 

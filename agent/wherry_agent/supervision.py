@@ -23,6 +23,8 @@ RUNS_AS = "WHERRY_AGENT_VERSION"
 INSTALLED = "installed"
 CANNOT_RUN = 78
 """Exit code of an agent that no other version could help: not enrolled, wrong settings, another agent runs."""
+WORLD = 75
+"""Exit code of an agent that the disk did not let start or go on: no release is rejected for it."""
 ATTEMPTS = 3
 """Starts that a version on trial gets, whatever ended it: a power cut is not its fault, three of them are odd."""
 CRASHES = 3
@@ -30,7 +32,9 @@ CRASHES = 3
 STEADY_SECONDS = 300.0
 HANG_SECONDS = 150.0
 """Silence of an agent's control loop that counts as its end; it speaks at every turn, each few seconds."""
-_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
+LATE_SILENCE_SECONDS = 15.0
+"""Of an agent on trial that is late. One that still speaks may only be busy: it has the rest of its starts."""
+_PAUSE, _WORLD_PAUSE, _LONGEST_PAUSE = 2.0, 20.0, 60.0
 _VERDICTS_KEPT = 8
 
 State = namedtuple(  # noqa: PYI024 - typing costs a megabyte here
@@ -48,15 +52,16 @@ Attributes:
     verdicts: (version, reason) of those that failed.
 """
 End = namedtuple(  # noqa: PYI024
-    "End", ("code", "seconds", "hung", "words"), defaults=(0, 0.0, False, "")
+    "End", ("code", "seconds", "hung", "words", "late"), defaults=(0, 0.0, False, "", False)
 )
 End.__doc__ = """How an agent ended.
 
 Attributes:
     code: its exit code; negative for a signal.
     seconds: how long it lived.
-    hung: it was silent or late, and was killed for it.
+    hung: it was silent, and was killed for it.
     words: its last line.
+    late: it was killed because it did not prove itself in time.
 """
 
 
@@ -90,6 +95,8 @@ def judge(state: State, version: str, end: End) -> tuple[State, float]:
         end: how.
     """
     if version == state.trial and version:
+        if end.code == WORLD:
+            return (_trial_over(state) if state.attempts >= ATTEMPTS else state), _WORLD_PAUSE
         if end.hung or state.attempts >= ATTEMPTS:
             return rejected(state, how(end, state)), 0.0
         return state, _PAUSE
@@ -97,14 +104,21 @@ def judge(state: State, version: str, end: End) -> tuple[State, float]:
         return state, 0.0
     crashes = 1 if end.seconds >= STEADY_SECONDS else min(state.crashes, CRASHES + 3) + 1
     if version and crashes >= CRASHES:
-        return fallen_back(state, f"ended {crashes} times soon after its start; {how(end, state)}"), 0.0
+        following = fallen_back(state, f"ended {crashes} times soon after its start; {how(end, state)}")
+        return (following._replace(verdicts=state.verdicts) if end.code == WORLD else following), 0.0
+    if end.code == WORLD:
+        return state._replace(crashes=crashes), _WORLD_PAUSE
     return state._replace(crashes=crashes), min(_PAUSE * 2.0 ** (crashes - 1), _LONGEST_PAUSE)
 
 
 def rejected(state: State, reason: str) -> State:
     """The trial is over; what ran before runs again."""
-    verdicts = _with(state.verdicts, state.trial, reason)
-    return state._replace(trial="", seconds=0.0, attempts=0, crashes=0, before="", verdicts=verdicts)
+    return _trial_over(state._replace(verdicts=_with(state.verdicts, state.trial, reason)))
+
+
+def _trial_over(state: State) -> State:
+    """Without a verdict the agent that runs again may order another."""
+    return state._replace(trial="", seconds=0.0, attempts=0, crashes=0, before="")
 
 
 def fallen_back(state: State, reason: str) -> State:
@@ -120,7 +134,7 @@ def _with(verdicts: tuple[tuple[str, str], ...], version: str, reason: str) -> t
 
 def how(end: End, state: State) -> str:
     """How an agent ended, in words."""
-    if end.hung and state.seconds and end.seconds >= state.seconds:
+    if (end.late or end.hung) and state.seconds and end.seconds >= state.seconds:
         words = f"it did not prove itself within {state.seconds:.0f} s"
     elif end.hung:
         words = f"its control loop was silent for {HANG_SECONDS:.0f} s"

@@ -21,6 +21,7 @@ from wherry_agent.supervision import (
     FOLDER,
     HANG_SECONDS,
     INSTALLED,
+    LATE_SILENCE_SECONDS,
     LOCK,
     RUNS_AS,
     End,
@@ -182,8 +183,9 @@ class Supervisor:
                 os.kill(child.pid, signal.SIGTERM)
             if allowed and child.lived > allowed and read_state(self._folder).trial != version:
                 allowed = 0.0  # it has proved itself
-            hung = child.silent > HANG_SECONDS or bool(allowed and child.lived > allowed)
-            if hung if not asked else time.monotonic() - asked > STOP_SECONDS:
+            late = bool(allowed and child.lived > allowed)
+            hung = child.silent > (LATE_SILENCE_SECONDS if late else HANG_SECONDS)
+            if (late or hung) if not asked else time.monotonic() - asked > STOP_SECONDS:
                 os.kill(child.pid, signal.SIGKILL)
             select.select(child.sources(self._wake), [], [], 5.0)
             _read(self._wake)
@@ -192,7 +194,7 @@ class Supervisor:
             found, status = os.waitpid(child.pid, os.WNOHANG)
             if found:
                 child.messages()
-                return End(os.waitstatus_to_exitcode(status), child.lived, hung, child.last_words())
+                return End(os.waitstatus_to_exitcode(status), child.lived, hung, child.last_words(), late)
 
     def _tell(self, message: bytes) -> None:
         """To systemd: as the main process of the unit, so that no other process needs to be believed."""

@@ -262,6 +262,20 @@ def test_one_that_crashes_after_it_was_committed_gives_way_to_the_one_before(age
     assert agent.files() == {agent.version[:4]}
 
 
+def test_one_that_a_full_disk_ends_is_not_rejected_and_comes_back(agent):
+    agent.agent_release("7")
+    agent.assign(2, main="1", agent="7")
+    agent.agent_release("8")
+    agent.assign(3, main="1", agent="8")
+    lives = len(agent.lives)
+    for _ in range(3):
+        agent.next_life(End(code=supervision.WORLD, seconds=1.0))
+    seven, eight = (agent.catalogue[key].digest[7:11] for key in ("7", "8"))
+    assert agent.lives[lives : lives + 3] == [eight, eight, seven]
+    agent.tick(60, times=3)
+    assert (agent.runs(), agent.last.phase, agent.state.rejected) == ("8", "committed", [])
+
+
 def test_and_the_installed_agent_is_the_last_that_is_left(agent):
     agent.agent_release("7", "crashes later")
     agent.assign(2, main="1", agent="7")

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from agent_fakes import DEVICE, START, Device, make_image
 
-from wherry.errors import ConfigError, Conflict, RegistryError
+from wherry.errors import ConfigError, Conflict, RegistryError, StoreError
 from wherry_agent import app, control, state_folder, steps
 from wherry_agent.config import AgentConfig, load_config
 from wherry_agent.events import Cancelled, Done, StepFinished, StepProgress, Stop, Tick
 from wherry_agent.ports import StepCancelled
 from wherry_agent.reporter import status_text
 from wherry_agent.service_manager import ServiceManager
-from wherry_agent.supervision import INSTALLED, RUNS_AS
+from wherry_agent.supervision import CANNOT_RUN, INSTALLED, RUNS_AS, WORLD
 from wherry_agent.worker import Aide, Worker
 
 FETCH = steps.Fetch("main", make_image(1))
@@ -67,6 +67,18 @@ class TestConfig:
         (tmp_path / "agent.toml").write_text("slot_base_port = 0\n")
         with pytest.raises(ConfigError, match="setting slot_base_port"):
             load_config(tmp_path, environ=environ)
+
+    @pytest.mark.parametrize(
+        ("error", "code"), [(StoreError("disk", "is full"), WORLD), (ConfigError("setting x", "is wrong"), CANNOT_RUN)]
+    )
+    def test_the_supervisor_is_told_whose_fault_an_end_is(self, tmp_path, monkeypatch, capsys, error, code):
+        def fail(*_):
+            raise error
+
+        monkeypatch.setattr(app, "_run_agent", fail)
+        monkeypatch.setenv(RUNS_AS, INSTALLED)
+        assert app.main(["run", "--state", str(tmp_path)]) == code
+        assert error.reason in capsys.readouterr().err
 
     def test_a_named_file_must_exist(self, tmp_path):
         with pytest.raises(ConfigError, match="cannot be read"):

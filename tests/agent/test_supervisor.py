@@ -13,11 +13,24 @@ from pathlib import Path
 import pytest
 
 from wherry_agent import supervision, supervisor
-from wherry_agent.supervision import CANNOT_RUN, INSTALLED, RUNS_AS, End, State, choose, judge, read_state, write_state
+from wherry_agent.supervision import (
+    CANNOT_RUN,
+    INSTALLED,
+    RUNS_AS,
+    WORLD,
+    End,
+    State,
+    choose,
+    judge,
+    read_state,
+    write_state,
+)
 from wherry_agent.version_store import VersionStore
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 CRASHED = End(code=1, seconds=0.5, words="ImportError: broken")
+
+FULL = End(code=WORLD, seconds=0.5, words="adapter.store")
 
 
 class TestWhatIsStarted:
@@ -67,6 +80,26 @@ class TestWhatFollowsFromAnEnd:
     def test_one_on_trial_that_is_silent_before_it_is_late_is_blamed_for_that(self):
         following, _ = judge(State(trial=B, attempts=1, seconds=900.0), B, End(code=-9, seconds=151, hung=True))
         assert following.verdicts == ((B, "its control loop was silent for 150 s"),)
+
+    def test_one_on_trial_that_is_late_but_speaks_has_the_rest_of_its_starts(self):
+        late = End(code=-9, seconds=91, late=True)
+        state = State(trial=B, attempts=2, seconds=90.0)
+        assert judge(state, B, late) == (state, 2.0)
+        following, _ = judge(state._replace(attempts=3), B, late)
+        assert following == State(verdicts=((B, "it did not prove itself within 90 s"),))
+
+    def test_one_on_trial_that_a_full_disk_ends_is_not_rejected_for_it(self):
+        state = State(current=A, trial=B, attempts=2, seconds=90.0)
+        assert judge(state, B, FULL) == (state, 20.0)
+        assert judge(state._replace(attempts=3), B, FULL) == (State(current=A), 20.0)
+
+    def test_one_that_had_proved_itself_gives_way_on_a_full_disk_too_but_is_not_rejected(self):
+        """The disk may be a pretext: another version gets its chance, and the server's wish brings this one back."""
+        state, waits = State(current=B, previous=A), []
+        for _ in range(3):
+            state, wait = judge(state, B, FULL)
+            waits.append(wait)
+        assert (state, waits) == (State(current=A), [20.0, 20.0, 0.0])
 
     def test_one_that_gave_itself_up_is_followed_by_the_one_before(self):
         assert judge(State(current=A), B, End()) == (State(current=A), 0.0)
@@ -292,7 +325,7 @@ module = importlib.util.module_from_spec(found)
 found.loader.exec_module(module)
 module.write_state(state + "/agent", module.State(current=name))
 say("confirmed")
-time.sleep(5.5)
+time.sleep(15.5)
 say("lives")
 """
 
@@ -373,14 +406,15 @@ class TestRealProcesses:
 
     def test_a_trial_that_does_not_prove_itself_in_time_is_ended(self, real):
         real.version(A, "pass")
-        write_state(str(real.state / "agent"), State(trial=A, seconds=3.0))
+        write_state(str(real.state / "agent"), State(trial=A, seconds=1.0))
         real.start()
-        real.wait_for("aaaaaaaaa started", "installed started")
-        assert real.read() == State(verdicts=((A, "it did not prove itself within 3 s"),))
+        real.wait_for("installed started")
+        assert real.read() == State(verdicts=((A, "it did not prove itself within 1 s"),))
+        assert real.stderr().count("it did not prove itself") == 3, "it spoke, so that it had all of its starts"
 
     def test_a_trial_that_proves_itself_outlives_its_deadline(self, real):
         real.version(A, PROVES_ITSELF.replace("MODULE", repr(supervision.__file__)))
-        write_state(str(real.state / "agent"), State(trial=A, seconds=5.0))
+        write_state(str(real.state / "agent"), State(trial=A, seconds=15.0))
         real.start()
         real.wait_for("aaaaaaaaa confirmed", "aaaaaaaaa lives")
         assert real.read() == State(current=A)
