@@ -191,7 +191,7 @@ def _assemble(
     golden_cases = GoldenCases(device.engine, prober, config.golden_limit_mb * 1_048_576)
     versions = VersionStore(state)
     executor = Executor(
-        Settings(identity.device, range(config.first_port, config.last_port + 1)),
+        Settings(identity.device, range(config.first_port, config.last_port + 1), config.limits().reserve_mb),
         device.engine,
         fetcher,
         device.route,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from wherry.agent_release import AGENT_SLOT
 from wherry.errors import (
+    AdmissionError,
     EngineError,
     RouteError,
     TrustError,
@@ -34,10 +35,12 @@ class Settings:
 
     Attributes:
         ports: loopback ports that containers may be published on.
+        reserve_mb: memory to stay free beside a release that is started beside another one.
     """
 
     device: str
     ports: range
+    reserve_mb: int = 64
 
 
 class OwnSlot(Protocol):
@@ -132,6 +135,35 @@ class Executor:
         return Failed(verdict.failure, verdict.blame, verdict.gates)
 
     def _fall_back(self, step: steps.FallBack, cancel: Cancel) -> Outcome:
+        """Bring the release before up, beside what serves or, where memory does not hold both, in its place."""
+        turns = (step, *step.partners)
+        need = sum(turn.image.image.run.memory_mb for turn in turns if not self._runs(turn.slot, turn.image))
+        free = self._host.memory_available_mb() - self._settings.reserve_mb
+        if need <= max(free, 0) or not any(self._runs(turn.slot, turn.rejected) for turn in turns):
+            return self._take_over(step, cancel)
+        if step.partners or not self._route.hold(step.slot_port, step.rejected):
+            reason = (
+                f"needs {need} MB of memory beside what serves, {max(free, 0)} MB are free, and callers cannot wait"
+            )
+            fix = "Free memory on the device; it tries again by itself"
+            raise AdmissionError(f"release {step.image.image.label()}", reason, fix)
+        outcome: Outcome | None = None
+        try:
+            self._end(step.slot, step.rejected)
+            outcome = self._take_over(step, cancel)
+        finally:
+            if not isinstance(outcome, Done):  # what does not do well is better than nothing
+                self._end(step.slot, step.image)
+                self._ensure_serving(steps.EnsureServing(step.slot, step.rejected, step.slot_port))
+                port = self._port(self._name(step.slot, step.rejected))
+                self._ensure_route(steps.EnsureRoute(step.slot, step.rejected, step.slot_port, port))
+        return outcome
+
+    def _runs(self, slot: str, image: TrustedImage) -> bool:
+        container = self._engine.inspect(self._name(slot, image))
+        return container is not None and container.running
+
+    def _take_over(self, step: steps.FallBack, cancel: Cancel) -> Outcome:
         """Bring the release before up and through its gates; only then callers are turned to it."""
         turns = {}
         for turn in (step, *step.partners):
@@ -183,7 +215,10 @@ class Executor:
         # Callers wait until the candidate, or this one again, has its gates behind it.
         self._route.hold(step.slot_port, step.image)
         # Its restart policy stays: after a power cut in the middle it must come back.
-        self._stop(self._engine.inspect(self._name(step.slot, step.image)), step.image.image.run.drain_seconds)
+        self._end(step.slot, step.image)
+
+    def _end(self, slot: str, image: TrustedImage) -> None:
+        self._stop(self._engine.inspect(self._name(slot, image)), image.image.run.drain_seconds)
 
     def _stop(self, container: Container | None, seconds: int) -> None:
         """End a container that no new caller reaches, once what is under way to it by the route has its answers."""
@@ -233,7 +268,7 @@ class Executor:
     def _stand_down(self, step: steps.StandDown) -> None:
         name = self._name(step.slot, step.image)
         self._engine.restart_policy(name, "no")
-        self._stop(self._engine.inspect(name), step.image.image.run.drain_seconds)
+        self._end(step.slot, step.image)
 
     def _say_farewell(self) -> None:
         """Let telemetry read the last counters of a model that is about to stop."""

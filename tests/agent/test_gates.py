@@ -265,6 +265,52 @@ def committed_twice(device):
     return device.name(device.catalogue["2"])
 
 
+def running(device, since):
+    """Which versions began or ended, in order."""
+    lines = [line for line in device.world.history[since:] if "running" in line or "exited" in line]
+    return [("starts " if "running" in line else "ends ") + line.rpartition(".")[2] for line in lines]
+
+
+def goes_wrong_where_memory_holds_one(device, can_wait):
+    name = committed_twice(device)
+    device.tick(5, times=1)
+    device.world.behaviours[name] = "wrong"
+    device.world.available_mb, device.world.can_wait = 120, can_wait
+    return len(device.world.history)
+
+
+def test_where_memory_does_not_hold_both_the_one_before_takes_the_place_while_callers_wait(device):
+    since = goes_wrong_where_memory_holds_one(device, can_wait=True)
+    device.tick(5, times=4)
+    assert device.serves() == "1"
+    assert running(device, since)[:2] == ["ends 2", "starts 1"]
+    assert device.world.violations == []
+
+
+def test_where_memory_does_not_hold_both_and_callers_cannot_wait_the_one_before_stays_away_and_says_so(device):
+    since = goes_wrong_where_memory_holds_one(device, can_wait=False)
+    device.tick(5, times=4)
+    assert device.state.slots[0].serving.version == "2"
+    assert running(device, since) == []
+    words = "needs 100 MB of memory beside what serves, 56 MB are free, and callers cannot wait"
+    assert words in device.state.problem.reason
+    device.world.available_mb = 1000
+    device.tick(600)
+    assert device.serves() == "1"
+
+
+def test_what_was_stopped_for_one_that_does_not_pass_its_gates_serves_again(device):
+    name = committed_twice(device)
+    device.world.behaviours[device.name(device.catalogue["1"])] = "wrong"
+    device.world.behaviours[name] = "wrong"
+    device.world.available_mb, device.world.can_wait = 120, True
+    since = len(device.world.history)
+    device.tick(5, times=3)
+    assert device.state.slots[0].serving.version == "2"
+    assert running(device, since)[:4] == ["ends 2", "starts 1", "ends 1", "starts 2"]
+    assert device.world.waiting == set()
+
+
 def test_a_committed_version_that_answers_wrongly_later_gives_way_to_the_one_before(device):
     name = committed_twice(device)
     device.tick(5, times=1)
