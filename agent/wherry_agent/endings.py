@@ -14,7 +14,7 @@ from wherry_agent import steps
 from wherry_agent.assignment import Marks
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, Verdict, same, withdrawn
 from wherry_agent.states import Move, allows, next_phase
-from wherry_agent.together import members, partners
+from wherry_agent.together import falling_back, members, partners
 
 _PHASES_KEPT = 40
 
@@ -170,6 +170,26 @@ def without_withdrawn(slot: SlotEntry, marks: Marks, now: datetime) -> SlotEntry
     if good is not None or before is None or on_trial or slot.slot == AGENT_SLOT:
         return slot
     return replace(slot, known_good=before, previous=None, since=now)
+
+
+def partners_of_withdrawn(entry: Entry, after: Mapping[str, SlotEntry], now: datetime) -> dict[str, SlotEntry]:
+    """The slots after a withdrawal, with those gone back, too, that were committed together with one that went back."""
+    found = dict(after)
+    for name, slot in entry.slots.items():
+        good, back = slot.known_good, after[name].known_good
+        if good is None or back is None or same(good, back):
+            continue
+        words = GateResult(kind="withdrawn", ok=False, detail="the owner withdrew it", seconds=0.0)
+        for turn in falling_back(steps.FallBack(name, back, slot.port, good, words), entry).partners:
+            other = found[turn.slot]
+            if other.previous is None or not same(other.known_good, turn.rejected):
+                continue
+            reason = f"went back with slot {name}, since they go together: the owner withdrew {good.image.label()}"
+            error = DeploymentError(
+                f"release {turn.rejected.image.label()}", reason, "Roll out another release to both"
+            )
+            found[turn.slot] = _fallen_back(other, turn, problem_of(error), now, culprit=name)
+    return found
 
 
 def _after_remove(entry: Entry, slot: SlotEntry, _step: steps.Step, now: datetime, _limits: Limits) -> Entry:

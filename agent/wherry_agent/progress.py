@@ -12,7 +12,15 @@ from wherry.messages import GateResult, Problem
 from wherry_agent import steps
 from wherry_agent.agent_slot import OwnVersionNoticed, own_version_noticed
 from wherry_agent.assignment import Marks, TrustedImage
-from wherry_agent.endings import ENDINGS, advanced, partners_go_back, problem_of, with_slot, without_withdrawn
+from wherry_agent.endings import (
+    ENDINGS,
+    advanced,
+    partners_go_back,
+    partners_of_withdrawn,
+    problem_of,
+    with_slot,
+    without_withdrawn,
+)
 from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, same
 from wherry_agent.events import Cancelled, Done, Failed, GateAsked, StepFinished, StepProgress
 from wherry_agent.room import GaveUp, gave_up
@@ -161,6 +169,7 @@ def _accepted(entry: Entry, fact: Accepted, now: datetime, _limits: Limits) -> E
     names = {*entry.slots, *fact.ports}
     known = {name: entry.slots.get(name) or SlotEntry(name, fact.ports[name]) for name in names}
     slots = {name: without_withdrawn(slot, fact.marks, now) for name, slot in known.items()}
+    slots = partners_of_withdrawn(entry, slots, now)
     return replace(entry, payload=fact.payload, marks=fact.marks, slots=slots)
 
 

@@ -26,6 +26,7 @@ from wherry_agent.recheck import LaterChecks
 from wherry_agent.reporter import active_slots
 from wherry_agent.sight import Sight
 from wherry_agent.takeover import take_over
+from wherry_agent.together import left_behind
 from wherry_agent.verification import verified_first
 from wherry_agent.watch import Watch
 from wherry_agent.wishes import admitted, refused, to_admit, to_supersede
@@ -269,7 +270,8 @@ class Reconciler:
 
     def _plan(self, now: datetime) -> list[steps.Step]:
         waits, keeps = waiting(self.entry, self._watch.healthy), kept(self.entry, self._desired)
-        self._outbox.say({f"{name}/needs": (waits | keeps).get(name) for name in self.entry.slots})
+        words = left_behind(self.entry) | waits | keeps
+        self._outbox.say({f"{name}/needs": words.get(name) for name in self.entry.slots})
         limits, broken = self._policy.limits, self._broken()
         return plan(self._desired, self._observed, self.entry, now, limits, broken, waits, keeps)
 

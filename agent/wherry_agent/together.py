@@ -7,8 +7,9 @@ write of the journal gives to all of them. So whatever is read back after a cras
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
-from wherry.errors import AdmissionError, WherryError
+from wherry.errors import AdmissionError, DeploymentError, WherryError
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Entry, Limits, SlotEntry, same
 from wherry_agent.ports import Room
@@ -77,6 +78,30 @@ def falling_back(step: FallBack, entry: Entry) -> FallBack:
         if slot.previous is not None and slot.known_good is not None and same(slot.known_good, last.image):
             found.append(FallBack(name, slot.previous, slot.port, slot.known_good, step.why))
     return FallBack(step.slot, step.image, step.slot_port, step.rejected, step.why, tuple(found))
+
+
+def left_behind(entry: Entry) -> dict[str, WherryError]:
+    """Slots that serve what they were committed with while another of their group went back, with words."""
+    found: dict[str, WherryError] = {}
+    for name, slot in sorted(entry.slots.items()):
+        last = slot.deployment
+        if last is None or last.phase != "committed" or not same(slot.known_good, last.image):
+            continue
+        others = (entry.slots[other] for other in last.group if other != name and other in entry.slots)
+        back = [other.slot for other in others if _went_back(other, slot.since)]
+        if back:
+            reason = f"serves {last.image.image.label()}, which belongs to that of slot {back[0]}, which went back"
+            fix = f"Roll releases that fit each other out to slots {name} and {back[0]}"
+            found[name] = DeploymentError(f"slot {name}", reason, fix)
+    return found
+
+
+def _went_back(slot: SlotEntry, since: datetime | None) -> bool:
+    """Whether a slot's release before took its place again, after a moment: then there is none before it."""
+    last = slot.deployment
+    stays = last is not None and last.phase == "committed" and same(slot.known_good, last.image)
+    used_up = slot.known_good is not None and slot.previous is None and not stays
+    return used_up and slot.since is not None and (since is None or slot.since > since)
 
 
 def joint_room(wishes: Sequence[Wish], rooms: Sequence[Room], watermark_bytes: int) -> WherryError | None:

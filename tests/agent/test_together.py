@@ -21,6 +21,7 @@ from wherry_agent.entry import Deployment, Entry, SlotEntry, container_name
 from wherry_agent.events import AssignmentReceived, CommandReceived
 from wherry_agent.planner import plan
 from wherry_agent.ports import Container, Observed
+from wherry_agent.together import left_behind
 
 GROUP = ("cam", "text")
 BOTH = [GROUP]
@@ -249,6 +250,34 @@ def test_the_registry_gone_for_one_leaves_both_where_they_are(pair):
     pair.world.registry = "good"
     pair.tick(700, times=4)
     assert served(pair) == ["2", "5"]
+
+
+def test_a_committed_release_that_is_withdrawn_takes_its_partner_back(pair):
+    pair.assign(2, BOTH, cam="2", text="5")
+    assert served(pair) == ["2", "5"]
+    pair.world.hold_allowed = True
+    pair.trust.withdrawn = frozenset({CATALOGUE["2"].digest})
+    pair.put(AssignmentReceived(pair.journal.entry.payload, "https"))
+    pair.tick(times=3)
+    assert served(pair) == ["1", "1"]
+    assert deployment(pair, "text").culprit == "cam"
+    assert left_behind(pair.journal.entry) == {}
+
+
+def test_who_has_nothing_to_go_back_to_stays_and_says_who_no_longer_fits(pair):
+    pair.assign(2, BOTH, cam="2", text="5")
+    slots = dict(pair.journal.entry.slots)
+    slots["text"] = replace(slots["text"], previous=None)
+    pair.journal.keep(replace(pair.journal.entry, slots=slots))
+    pair.world.hold_allowed = True
+    pair.trust.withdrawn = frozenset({CATALOGUE["2"].digest})
+    pair.now += timedelta(minutes=1)
+    pair.put(AssignmentReceived(pair.journal.entry.payload, "https"))
+    pair.tick(times=3)
+    assert served(pair) == ["1", "5"]
+    left = left_behind(pair.journal.entry)
+    words = "serves vision 5, which belongs to that of slot cam, which went back"
+    assert {name: error.reason for name, error in left.items()} == {"text": words}
 
 
 def test_a_release_that_is_withdrawn_takes_its_partner_out_of_the_attempt(pair):
