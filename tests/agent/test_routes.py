@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -27,7 +28,7 @@ from wherry_agent.ports import Target
 from wherry_agent.route.both import BothRoutes
 from wherry_agent.route.haproxy import HaproxyRoute
 from wherry_agent.route.haproxy_config import CONFIG_FILE, MAP_FILE, MASTER_SOCKET, PID_FILE, Bounds
-from wherry_agent.route.haproxy_process import lacks
+from wherry_agent.route.haproxy_process import HaproxyProcess, lacks
 from wherry_agent.route.kernel import KernelRoute
 
 pytestmark = pytest.mark.docker
@@ -231,6 +232,36 @@ def test_nobody_waits_for_ever(tmp_path, stable):
         assert 0.8 < time.monotonic() - began < 15
     finally:
         route.clear()
+
+
+def test_callers_of_one_slot_shut_out_nobody_elses_and_make_room_when_they_hang_up(tmp_path, stable):
+    route, held = haproxy_route(tmp_path, bounds=Bounds(connections=40)), free_port()
+    request = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+    try:
+        with images("here") as (image,), contextlib.ExitStack() as opened:
+            route.apply({stable: image.port, held: None})
+            for _ in range(60):
+                opened.enter_context(socket.create_connection(("127.0.0.1", held), 10)).sendall(request)
+            assert ask(stable) == "here"
+            opened.close()
+            late: list[str] = []
+            caller = threading.Thread(target=lambda: late.append(ask(held, timeout=40)))
+            caller.start()
+            wait_for(lambda: open_now(held, tmp_path) == 1)
+            route.apply({stable: image.port, held: image.port})
+            caller.join(50)
+            assert late == ["here"]
+            assert route.answers(image.port).requests == 2, "nothing was asked for those who hung up"
+    finally:
+        route.clear()
+
+
+def open_now(stable: int, folder: Path) -> int:
+    """Connections of a slot's callers, as the process that runs counts them."""
+    process = HaproxyProcess(folder / "haproxy", by_unit=False, timeout=10)
+    text = process.tell(process.workers()[0], "show stat")
+    rows = [line.split(",") for line in text.splitlines()]
+    return next(int(row[4]) for row in rows if row[:2] == [f"in-{stable}", "FRONTEND"])
 
 
 def test_more_callers_than_an_image_takes_at_a_time_are_let_to_it_one_after_the_other(tmp_path, stable):

@@ -31,7 +31,8 @@ class Bounds:
 
     Attributes:
         hold_seconds: how long a caller waits for a port that is turned to nothing; 503 after that.
-        connections: open at a time; more wait in the kernel.
+        connections: open at a time, an equal share for each slot, so that no slot's callers shut out another's; more
+            wait in the kernel.
         requests: at a time for one slot; more wait in haproxy: our model server's own queue holds 64.
     """
 
@@ -102,21 +103,30 @@ def render(
     """
     ports = sorted(stable)
     who = f"    user {user}\n    group {group}\n" if user else ""
+    return _text(structure(ports, addresses, bounds), who, ports, addresses, bounds)
+
+
+def _text(name: str, who: str, ports: Sequence[int], addresses: Sequence[str], bounds: Bounds) -> str:
+    share = max(bounds.connections // max(len(ports), 1), 1)
     return f"""# Written by wherry-agent, which replaces it when slots come and go; where they lead is in {MAP_FILE}.
 global
-    description {structure(ports, addresses, bounds)}
+    description {name}
 {who}    nbthread 1
-    maxconn {bounds.connections}
+    maxconn {share * max(len(ports), 1)}
     hard-stop-after 10m
     stats socket unix@{WORKER_SOCKET} mode 600 level admin expose-fd listeners
     lua-load {LUA_FILE}
 defaults
     mode http
+    # Callers who hung up wait no longer.
+    option abortonclose
     # What goes to an image goes on a connection of its own: an image that closes idle ones fails nobody.
     option http-server-close
     # Nor does a reload: connections that are open are told with their next answer that they end.
     option idle-close-on-response
     retries 3
+    # Who waits in the kernel.
+    backlog 1024
     timeout connect 5s
     timeout client 10m
     timeout server 10m
@@ -124,18 +134,21 @@ defaults
     timeout queue {max(bounds.hold_seconds, 1)}s
     timeout http-request 1m
     timeout http-keep-alive 10m
-{"".join(_slot(port, addresses, bounds) for port in ports)}"""
+{"".join(_slot(port, addresses, bounds, share) for port in ports)}"""
 
 
-def _slot(stable: int, addresses: Sequence[str], bounds: Bounds) -> str:
+def _slot(stable: int, addresses: Sequence[str], bounds: Bounds, share: int) -> str:
     # Transparent: an address that is not there (yet) can be listened on.
     binds = "".join(f"    bind {address}:{stable} transparent\n" for address in addresses)
     return f"""
 frontend in-{stable}
-{binds}    default_backend slot-{stable}
-backend slot-{stable}
+{binds}    maxconn {share}
     http-request lua.lead {stable} {bounds.hold_seconds}
     http-request return status 503 hdr Retry-After 5 unless {{ var(txn.port) -m found }}
+    default_backend slot-{stable}
+backend slot-{stable}
+    # Past here it would be the image's failure that a caller hung up.
+    no option abortonclose
     http-request set-dst ipv4(127.0.0.1)
     http-request set-dst-port var(txn.port)
     http-after-response set-var(txn.counted) lua.count
@@ -148,7 +161,7 @@ backend slot-{stable}
 
 def structure(stable: Iterable[int], addresses: Sequence[str], bounds: Bounds) -> str:
     """Names a configuration: a running haproxy of another one must load it anew."""
-    told = repr((sorted(stable), list(addresses), bounds, _slot(1, (), bounds)))
+    told = _text("", "", sorted(stable), addresses, bounds)
     return "wherry-" + hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,6 @@
 -- Loaded by haproxy. Callers of a slot that nothing serves wait; what its images answer is counted.
 
 local targets = Map.new("targets.map", Map._str)
-local waiting = 0
 
 local function target(stable)
   local side, port = string.match(targets:lookup(stable) or "", "^([ab]):(%d+)")
@@ -13,18 +12,17 @@ local function now_us()
   return now.sec * 1000000 + now.usec
 end
 
--- Say where a request goes; while that is nowhere, wait. The more wait, the more seldom each looks.
+-- Say where a request goes; while that is nowhere, wait. The more callers the slot has, the more seldom each looks.
+-- haproxy ends it when the caller hangs up: what is here must not need to be undone.
 core.register_action("lead", { "http-req" }, function(txn, stable, seconds)
   local side, port = target(stable)
   local left = tonumber(seconds)
-  waiting = waiting + 1
   while port == 0 and left > 0 do
-    local pause = math.max(20, waiting // 5)
+    local pause = math.max(20, txn.f:fe_conn("in-" .. stable) // 5)
     core.msleep(pause)
     left = left - pause / 1000
     side, port = target(stable)
   end
-  waiting = waiting - 1
   if port == 0 then return end
   txn:set_var("txn.side", side)
   txn:set_var("txn.port", port)
