@@ -234,6 +234,23 @@ def test_nobody_waits_for_ever(tmp_path, stable):
         route.clear()
 
 
+def test_a_long_head_and_http2_reach_the_image_as_they_are(haproxy, stable):
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    settings, get = b"\0\0\0\4\0\0\0\0\0", b"\0\0\x0e\1\5\0\0\0\1\x82\x86\x84\x41\x09localhost"
+    with socket.create_server(("127.0.0.1", 0)) as image:
+        image.settimeout(20)
+        haproxy.apply({stable: image.getsockname()[1]})
+        with socket.create_connection(("127.0.0.1", stable), 20) as caller:
+            caller.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n")
+            with image.accept()[0] as asked:
+                assert asked.recv(14) == b"GET / HTTP/1.1"
+        with socket.create_connection(("127.0.0.1", stable), 20) as caller:
+            caller.sendall(preface + settings + get)
+            with image.accept()[0] as asked:
+                assert asked.recv(24) == preface
+                assert haproxy.under_way(image.getsockname()[1]) == 1
+
+
 def test_callers_of_one_slot_shut_out_nobody_elses_and_make_room_when_they_hang_up(tmp_path, stable):
     route, held = haproxy_route(tmp_path, bounds=Bounds(connections=40)), free_port()
     request = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"

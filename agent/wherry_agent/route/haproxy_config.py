@@ -113,6 +113,8 @@ global
     description {name}
 {who}    nbthread 1
     maxconn {share * max(len(ports), 1)}
+    # A request's head may be as long as usual servers take it.
+    tune.bufsize 32768
     hard-stop-after 10m
     stats socket unix@{WORKER_SOCKET} mode 600 level admin expose-fd listeners
     lua-load {LUA_FILE}
@@ -152,10 +154,15 @@ backend slot-{stable}
     http-request set-dst ipv4(127.0.0.1)
     http-request set-dst-port var(txn.port)
     http-after-response set-var(txn.counted) lua.count
-    use-server a if {{ var(txn.side) -m str a }}
-    use-server b if {{ var(txn.side) -m str b }}
-    server a 0.0.0.0:0 maxconn {bounds.requests}
-    server b 0.0.0.0:0 maxconn {bounds.requests}
+{"".join(_server(side, bounds) for side in ("a", "b"))}"""
+
+
+def _server(side: Side, bounds: Bounds) -> str:
+    # Who speaks HTTP/2 (gRPC does) speaks it with the image, too, as by the other way.
+    return f"""    use-server {side}-h2 if {{ var(txn.side) -m str {side} }} {{ fc_http_major 2 }}
+    use-server {side} if {{ var(txn.side) -m str {side} }}
+    server {side} 0.0.0.0:0 maxconn {bounds.requests}
+    server {side}-h2 0.0.0.0:0 maxconn {bounds.requests} proto h2
 """
 
 
@@ -199,8 +206,9 @@ def targets_of(led: Mapping[int, Led]) -> dict[int, int | None]:
 def servers_of(led: Mapping[int, Led], port: int) -> set[tuple[str, str]]:
     """Backend and server by which requests go, or went, to a container's port."""
     other: dict[Side, Side] = {"a": "b", "b": "a"}
-    now = {(f"slot-{stable}", str(one.side)) for stable, one in led.items() if one.port == port}
-    return now | {(f"slot-{stable}", str(other[one.side])) for stable, one in led.items() if one.before == port}
+    now = {(stable, one.side) for stable, one in led.items() if one.port == port}
+    found = now | {(stable, other[one.side]) for stable, one in led.items() if one.before == port}
+    return {(f"slot-{stable}", f"{side}{speech}") for stable, side in found for speech in ("", "-h2")}
 
 
 def read_open(text: str, servers: Iterable[tuple[str, str]]) -> int:
