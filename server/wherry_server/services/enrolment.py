@@ -161,8 +161,10 @@ def revoke(context: Context, device: str) -> None:
         outbox.put_cleared(session, device, Kind.ASSIGN, now)
         context.record(session, "revoke", device)
         context.announce(session, device_topic(device), FLEET, ROLLOUTS)
-    context.wake()
-    refresh_acl(context)
+    try:
+        refresh_acl(context)  # before a message: the broker denies the device by then
+    finally:
+        context.wake()
 
 
 def denied_devices(context: Context) -> list[str]:
