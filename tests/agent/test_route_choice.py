@@ -98,7 +98,7 @@ def test_a_slot_changes_sides_with_every_turn_so_that_what_is_under_way_is_told_
     assert {first, second} == {"a", "b"}
     held = turn(led, {8500: None})
     assert targets_of(held) == {8500: None}
-    assert servers_of(held, 18501) == {("slot-8500", first), ("slot-8500", f"{first}-h2")}, "the old one's requests are still known"
+    assert servers_of(held, 18501) == {("slot-8500", first), ("slot-8500", f"{first}-h2")}, "still known"
     after = turn(held, {8500: 18502})
     assert ("slot-8500", second) in servers_of(after, 18502)
     assert ("slot-8500", first) in servers_of(after, 18501)
