@@ -288,11 +288,20 @@ class Lab:
         for image in images:
             self.run("docker", "rmi", "-f", image, check=False)
 
+    def _remove_routes(self) -> None:
+        """Also of an agent that was killed and whose last thread still holds its state folder: wait for it."""
+        deadline = time.monotonic() + 20
+        while True:
+            done = self.run("wherry-agent", "cleanup", "--state", str(self.device_state), check=False)
+            if "conflict" not in done.stderr or time.monotonic() > deadline:
+                return
+            time.sleep(0.2)
+
     def stop(self, keep: bool = True) -> None:
         """Stop every daemon and remove the device's containers; `keep` leaves the folder for reading."""
         for name in ("agent", "server", "broker", "registry"):
             self.kill(name)
         self.remove_containers()
-        self.run("wherry-agent", "cleanup", "--state", str(self.device_state), check=False)
+        self._remove_routes()
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
