@@ -23,7 +23,7 @@ check: setup ## formatting, lint, types, layers, generated docs
 	$(PY) scripts/generate_docs.py --check
 
 test: setup ## all tests, on a real engine, broker, registry and databases
-	@$(SUDO) $(PY) -m pytest -n 2 --dist loadgroup; status=$$?; \
+	@$(SUDO) bash scripts/test.sh; status=$$?; \
 	[ -z "$(SUDO)" ] || sudo chown -R "$$(id -u):$$(id -g)" build .pytest_cache .hypothesis; exit $$status
 
 machine: setup ## the agent's state machine with EXAMPLES (5000) examples that nobody has seen yet; for long

@@ -22,14 +22,6 @@ from ports import free_port  # noqa: E402  every room's tests import it by this 
 PASSWORD_FILE = "operator:$2b$04$uXwVT0iZPRANnCKMnChw8ONcAk0VJ1GCA8M5bQgZddU/x/wBvTQiy\n"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `make test` two processes share the rooms: one room's fixtures are made once, in one of them."""
-    for item in items:
-        room, *rest = item.path.relative_to(Path(__file__).parent).parts
-        alone = room == "end_to_end"  # each of its files has an installation of its own
-        item.add_marker(pytest.mark.xdist_group(f"{room}/{rest[0]}" if alone else room))
-
-
 @pytest.fixture(autouse=True)
 def same_umask() -> Iterator[None]:
     """Programs under test set theirs; the next test is to find what this one found."""

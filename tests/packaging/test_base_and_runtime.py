@@ -12,7 +12,7 @@ from wherry_cli.packaging.base import base_for, base_key
 from wherry_cli.packaging.debian import finish_base
 from wherry_cli.packaging.locks import Target, lock_for, locks_folder, read_lock
 from wherry_cli.packaging.registry import RegistryClient
-from wherry_cli.packaging.runtime import _keep, runtime_layer
+from wherry_cli.packaging.runtime import is_needed, runtime_layer
 from wherry_cli.packaging.store import Store
 from wherry_cli.packaging.tools import run_tool
 
@@ -192,7 +192,7 @@ def test_an_unknown_runtime_is_refused():
     ],
 )
 def test_what_a_model_server_never_uses_stays_out(path, kept):
-    assert _keep(PurePosixPath(path)) is kept
+    assert is_needed(PurePosixPath(path)) is kept
 
 
 @pytest.mark.slow
