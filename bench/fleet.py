@@ -135,11 +135,7 @@ def measure() -> dict[str, float]:
 
 
 def _measure(lab: Lab) -> dict[str, float]:
-    lab.start_registry()
-    lab.initialise_server()
-    lab.start_broker()
-    lab.start_server()
-    lab.login()
+    lab.start_site()
     models = make_versions(lab.folder, 1 + ROLLOUTS + SWAPS)
     images = [publish(lab, model, str(number)) for number, model in enumerate(models)]
     lab.enrol(PROFILE)

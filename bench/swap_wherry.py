@@ -40,11 +40,7 @@ class Wherry:
         """Start everything, publish every release; image reference by version."""
         lab = self.lab
         shutil.rmtree(lab.folder, ignore_errors=True)
-        lab.start_registry()
-        lab.initialise_server()
-        lab.start_broker()
-        lab.start_server()
-        lab.login()
+        lab.start_site()
         models = make_versions(lab.folder, self._versions)
         images = {str(number): publish(lab, model, str(number)) for number, model in enumerate(models)}
         references = {version: f"{image['repository']}@{image['digest']}" for version, image in images.items()}

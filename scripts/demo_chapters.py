@@ -116,11 +116,7 @@ class Demo:
         """Registry, server and broker, and the owner's keys."""
         with self.story.chapter("start", "Start registry, server and broker; make the owner's keys") as say:
             self.lab.check_ports()
-            self.lab.start_registry()
-            self.lab.initialise_server()
-            self.lab.start_broker()
-            self.lab.start_server()
-            self.lab.login()
+            self.lab.start_site()
             say(f"server {self.lab.server_url}, broker on port {self.lab.ports.broker} (TLS 1.3, client certificates)")
             say(f"the owner's keys are in {self.lab.home.relative_to(ROOT)}/keys, where no server can reach them")
 

@@ -240,6 +240,14 @@ class Lab:
         except (OSError, urllib.error.URLError):
             return False
 
+    def start_site(self) -> None:
+        """All but devices: registry, server and broker, and an operator who is logged in and has the owner's keys."""
+        self.start_registry()
+        self.initialise_server()
+        self.start_broker()
+        self.start_server()
+        self.login()
+
     def login(self) -> None:
         """Log the operator's tool in and make the owner's keys."""
         data = self.folder / "server"

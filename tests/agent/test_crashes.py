@@ -5,15 +5,13 @@ Each life is a forked child with the real journal on disk; containers, images an
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from agent_fakes import Device, Killer, World, make_image
+from agent_fakes import Device, World, make_image
+from lives import live
 
 CATALOGUE = {
     "1": make_image(1),
@@ -21,26 +19,6 @@ CATALOGUE = {
     "3": make_image(3, "wrong"),
     "4": make_image(4, "crash"),
 }
-
-
-def live(folder: Path, act: Callable[[Device], None], kill_at: int | None) -> bool:
-    """One life of the agent in a child process; whether it ended by itself."""
-    child = os.fork()
-    if child == 0:
-        try:
-            world = World.load(folder / "world")
-            device = Device(folder, world, CATALOGUE, Killer(kill_at))
-            act(device)
-        except BaseException as error:  # the parent must see it, pytest must not
-            (folder / "error").write_text(repr(error))
-            os._exit(3)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return False
-    assert os.WEXITSTATUS(status) == 0, (folder / "error").read_text()
-    return True
 
 
 def prepared(folder: Path, memory_mb: int) -> World:
@@ -87,9 +65,11 @@ def test_killed_anywhere_in_a_swap_the_agent_converges_and_the_slot_never_falls_
         points += 1
         folder = tmp_path / str(points)
         again(folder, tmp_path / "origin")
-        survived = live(folder, lambda device: device.assign(2, main=wanted), points)
+        survived = live(folder, CATALOGUE, lambda device: device.assign(2, main=wanted), points)
         if not survived and points % 3 == 0:
-            live(folder, lambda device: device.assign(2, main=wanted), 1 + points // 2)  # again, during recovery
+            live(
+                folder, CATALOGUE, lambda device: device.assign(2, main=wanted), 1 + points // 2
+            )  # again, during recovery
 
         def finish(device: Device) -> None:
             device.assign(2, main=wanted)
@@ -105,7 +85,7 @@ def test_killed_anywhere_in_a_swap_the_agent_converges_and_the_slot_never_falls_
             assert running == [device.name(CATALOGUE[expected])]
             assert device.state.problem is None or device.state.problem.code == "trust.replayed"
 
-        live(folder, finish, None)
+        live(folder, CATALOGUE, finish, None)
         if survived:
             break
         shutil.rmtree(folder)
@@ -120,7 +100,7 @@ def test_killed_while_emptying_a_slot_the_agent_empties_it(tmp_path):
         world = prepared(folder, 1000)
         world.hold_allowed = True
         world.changed("an empty slot is wanted")
-        survived = live(folder, lambda device: device.assign(2), points)
+        survived = live(folder, CATALOGUE, lambda device: device.assign(2), points)
 
         def finish(device: Device) -> None:
             device.assign(2)
@@ -129,7 +109,7 @@ def test_killed_while_emptying_a_slot_the_agent_empties_it(tmp_path):
             assert device.world.images == {}
             assert device.world.routes == {}
 
-        live(folder, finish, None)
+        live(folder, CATALOGUE, finish, None)
     assert points > 8
 
 
@@ -137,7 +117,7 @@ def test_fifty_crashes_in_a_row_leave_the_slot_serving(tmp_path):
     folder = tmp_path / "loop"
     prepared(folder, 1000)
     for life in range(50):
-        live(folder, lambda device: device.assign(2, main="2"), 1 + life % 7)
+        live(folder, CATALOGUE, lambda device: device.assign(2, main="2"), 1 + life % 7)
 
     def finish(device: Device) -> None:
         device.assign(2, main="2")
@@ -145,4 +125,4 @@ def test_fifty_crashes_in_a_row_leave_the_slot_serving(tmp_path):
         assert device.serves() == "2"
         assert device.world.violations == []
 
-    live(folder, finish, None)
+    live(folder, CATALOGUE, finish, None)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from agent_fakes import DEVICE, START, Device, Killer, World, make_image
+from agent_fakes import DEVICE, START, Device, World, make_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lives import live
 
 from wherry.messages import Retry
 from wherry_agent.assignment import Assignment, Marks
@@ -313,24 +312,6 @@ def test_a_step_back_in_one_slot_is_refused_there_alone(pair):
 # -- killed anywhere
 
 
-def live(folder: Path, act: Callable[[Device], None], kill_at: int | None) -> bool:
-    """One life of the agent in a child process; whether it ended by itself."""
-    child = os.fork()
-    if child == 0:
-        try:
-            act(Device(folder, World.load(folder / "world"), CATALOGUE, Killer(kill_at)))
-        except BaseException as error:  # the parent must see it, pytest must not
-            (folder / "error").write_text(repr(error))
-            os._exit(3)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return False
-    assert os.WEXITSTATUS(status) == 0, (folder / "error").read_text()
-    return True
-
-
 def prepare(folder: Path, memory_mb: int) -> None:
     folder.mkdir()
     world = World(path=folder / "world", available_mb=memory_mb)
@@ -359,7 +340,7 @@ def test_killed_anywhere_both_slots_end_at_the_old_releases_or_both_at_the_new(
         folder = tmp_path / str(points)
         shutil.copytree(tmp_path / "origin", folder)
         replace(World.load(folder / "world"), path=folder / "world").changed("copied")
-        survived = live(folder, lambda device: device.assign(2, BOTH, cam="2", text=text), points)
+        survived = live(folder, CATALOGUE, lambda device: device.assign(2, BOTH, cam="2", text=text), points)
         if power_cut:
             World.load(folder / "world").power_cut()
 
@@ -372,7 +353,7 @@ def test_killed_anywhere_both_slots_end_at_the_old_releases_or_both_at_the_new(
             assert known == {expected}
             assert set(device.journal.entry.rejected) == ({CATALOGUE[text].digest} if expected != text else set())
 
-        live(folder, finish, None)
+        live(folder, CATALOGUE, finish, None)
         shutil.rmtree(folder)
     assert points > 60, "the sweep must have met real kill points"
 

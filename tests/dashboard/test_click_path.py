@@ -73,11 +73,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     ports = Ports.free()
     lab = Lab(tmp_path_factory.mktemp("lab"), ports, device=f"click-path-{ports.slot}")
     try:
-        lab.start_registry()
-        lab.initialise_server()
-        lab.start_broker()
-        lab.start_server()
-        lab.login()
+        lab.start_site()
         lab.enrol(PROFILE, {"site": "quay"})
         lab.start_agent()
         yield Operator(lab)

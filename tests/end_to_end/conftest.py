@@ -76,11 +76,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     ports = Ports.free()
     lab = Lab(tmp_path_factory.mktemp("lab"), ports, device=f"end-to-end-{ports.slot}")
     try:
-        lab.start_registry()
-        lab.initialise_server()
-        lab.start_broker()
-        lab.start_server()
-        lab.login()
+        lab.start_site()
         lab.enrol(PROFILE)
         lab.start_agent()
         yield Fleet(lab)

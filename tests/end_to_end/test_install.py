@@ -85,11 +85,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     place = tmp_path_factory.mktemp("machine")
     made = Site(lab, device, place, {"WHERRY_AGENT_SLOTS": json.dumps({"main": ports.slot})})
     try:
-        lab.start_registry()
-        lab.initialise_server()
-        lab.start_broker()
-        lab.start_server()
-        lab.login()
+        lab.start_site()
         yield made
     finally:
         if (made.prefix / "bin/wherry-agent").exists():

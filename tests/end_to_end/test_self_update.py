@@ -118,11 +118,7 @@ def site(
     ports = Ports.free()
     lab = Lab(tmp_path_factory.mktemp("lab"), ports, device=f"self-update-{ports.slot}")
     try:
-        lab.start_registry()
-        lab.initialise_server()
-        lab.start_broker()
-        lab.start_server()
-        lab.login()
+        lab.start_site()
         lab.enrol(PROFILE)
         with (lab.device_state / "agent.toml").open("r+") as settings:
             rest = settings.read()

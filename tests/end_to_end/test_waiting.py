@@ -47,11 +47,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     ports = Ports.free()
     found = Lab(tmp_path_factory.mktemp("waiting"), ports, device=f"waiting-{ports.slot}")
     try:
-        found.start_registry()
-        found.initialise_server()
-        found.start_broker()
-        found.start_server()
-        found.login()
+        found.start_site()
         found.enrol("generic-amd64")
         yield found
     finally:
