@@ -19,13 +19,14 @@ from wherry.errors import InputError, StoreError
 from wherry.profile import DeviceProfile, get_profile, load_profiles, profiles_folder
 from wherry.release import LABEL, Needs, RunSpec
 from wherry_cli.packaging.build import CPU, BuiltImage, assemble, check_size, platform_fields
-from wherry_cli.packaging.layers import EPOCH_TEXT, Entry, folder_entries, make_layer
+from wherry_cli.packaging.layers import EPOCH_TEXT, Entry, built_once, folder_entries, make_layer
 from wherry_cli.packaging.locks import Target, lock_for, locks_folder
-from wherry_cli.packaging.package_file import PACKAGE_FILE_NAME, PackagedImage, PackagedLayer, PackageFile
+from wherry_cli.packaging.package_file import PACKAGE_FILE_NAME, PackagedImage, PackageFile
 from wherry_cli.packaging.progress import Progress, Report, silent
 from wherry_cli.packaging.push import image_tag, model_repository, push_image, save_oci_layout
 from wherry_cli.packaging.reference import check_registry
 from wherry_cli.packaging.registry import RegistryClient
+from wherry_cli.packaging.release import of_built
 from wherry_cli.packaging.runtime import install_wheels, is_needed
 from wherry_cli.packaging.store import Layer, Store, cache_folder
 from wherry_cli.words import size
@@ -165,21 +166,13 @@ def _packages_layer(lock: str, profile: DeviceProfile, python: str, store: Store
     target = replace(Target.of(profile), python=python)
     pinned = lock_for(lock, target)
     key, stage = f"{_RECIPE}\n{target}\n{pinned}", f"packages of the agent for Python {python} on {target.machine}"
-    known = store.recall("packages", key)
-    if known is not None:
-        report(Progress(stage, 1, 1, "in the cache"))
-        return known
-    report(Progress(stage, 0, 1, "fetching wheels"))
-    folder = store.scratch()
-    try:
+
+    def build(folder: Path) -> Layer:
         install_wheels(pinned, target, folder, stage)
         entries = folder_entries(folder / "wheels", f"{AGENT_FOLDER}/{python_part(python)}", is_needed)
-        layer = make_layer("packages", entries, store)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    store.remember("packages", key, layer)
-    report(Progress(stage, 1, 1, "built"))
-    return layer
+        return make_layer("packages", entries, store)
+
+    return built_once(store, "packages", key, build, report, stage, "fetching wheels")
 
 
 def _build(version: str, profile: DeviceProfile, layers: tuple[Layer, ...]) -> BuiltImage:
@@ -220,18 +213,7 @@ def _packaged(
     return PackagedImage(
         model=AGENT_MODEL,
         version=version,
-        profile=built.profile,
-        platform=built.platform,
-        repository=repository,
-        digest=built.digest,
-        manifest_bytes=len(built.manifest),
-        config_digest=built.config_digest,
-        unpacked_bytes=built.unpacked_bytes,
-        download_bytes=built.download_bytes,
-        layers=[
-            PackagedLayer(kind=layer.kind, digest=layer.digest, size=layer.size, unpacked=layer.unpacked)
-            for layer in built.layers
-        ],
+        **of_built(built, repository),
         runtime="agent",
         provider=CPU,
         precision="fp32",

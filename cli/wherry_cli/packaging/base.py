@@ -7,7 +7,6 @@ the same bytes. A base that was built here is put there for the others.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -16,10 +15,10 @@ from wherry.errors import InputError, RegistryError
 from wherry.identity import sha256_digest
 from wherry.profile import BaseImage
 from wherry_cli.packaging.debian import ARCHITECTURES, RECIPE, debootstrap, finish_base
-from wherry_cli.packaging.layers import EPOCH_TEXT
+from wherry_cli.packaging.layers import EPOCH_TEXT, built_once
 from wherry_cli.packaging.oci import DOCKER_INDEX, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Blob, Manifest
 from wherry_cli.packaging.package_file import LayerKind
-from wherry_cli.packaging.progress import Progress, Report, silent
+from wherry_cli.packaging.progress import Report, silent
 from wherry_cli.packaging.reference import Reference, parse_reference
 from wherry_cli.packaging.registry import RegistryClient
 from wherry_cli.packaging.store import GZIP_LAYER, PLAIN_LAYER, Layer, Store
@@ -96,22 +95,14 @@ def debian_base(
 
 def _debian_layer(base: BaseImage, platform: str, key: str, store: Store, report: Report) -> Layer:
     stage = f"base layer, Debian {base.suite} for {platform}"
-    known = store.recall("base", key)
-    if known is not None:
-        report(Progress(stage, 1, 1, "in the cache"))
-        return known
-    report(Progress(stage, 0, 1, "unpacking Debian packages"))
-    folder = store.scratch()
-    try:
+
+    def build(folder: Path) -> Layer:
         archive = folder / "packages.tar"
         debootstrap(base.suite, platform, archive)
         with archive.open("rb") as source:
-            layer = store.add_tar("base", lambda target: finish_base(source, target, base.python), compress=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    store.remember("base", key, layer)
-    report(Progress(stage, 1, 1, "built"))
-    return layer
+            return store.add_tar("base", lambda target: finish_base(source, target, base.python), compress=True)
+
+    return built_once(store, "base", key, build, report, stage, "unpacking Debian packages")
 
 
 def _publish(registry: RegistryClient, key: str, layer: Layer, platform: str, report: Report) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from wherry_cli.packaging.package_file import LayerKind
+from wherry_cli.packaging.progress import Progress, Report
 from wherry_cli.packaging.store import Layer, Store
 
 EPOCH = 1_735_689_600
@@ -34,6 +36,35 @@ class Entry:
     source: Path | None = None
     link: str | None = None
     mode: int = 0o644
+
+
+def built_once(
+    store: Store, kind: LayerKind, key: str, build: Callable[[Path], Layer], report: Report, stage: str, doing: str
+) -> Layer:
+    """The layer that the store noted for an input, or else what `build` makes of it in a scratch folder.
+
+    Args:
+        store: where layers are kept.
+        kind: of layer.
+        key: all that the layer depends on.
+        build: makes it; the folder goes afterwards.
+        report: told of it.
+        stage: what is built, in words a person reads.
+        doing: what is done first.
+    """
+    known = store.recall(kind, key)
+    if known is not None:
+        report(Progress(stage, 1, 1, "in the cache"))
+        return known
+    report(Progress(stage, 0, 1, doing))
+    folder = store.scratch()
+    try:
+        layer = build(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    store.remember(kind, key, layer)
+    report(Progress(stage, 1, 1, "built"))
+    return layer
 
 
 def folder_entries(folder: Path, prefix: str, keep: Callable[[PurePosixPath], bool] = lambda _: True) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wherry.errors import FitError
 from wherry.profile import DeviceProfile, misfits
@@ -103,6 +104,24 @@ def needs(built: BuiltImage, run: RunSpec, options: ReleaseOptions) -> Needs:
     )
 
 
+def of_built(built: BuiltImage, repository: str) -> dict[str, Any]:
+    """The fields of a PackagedImage that its bytes decide; `repository` as in `packaged_image`."""
+    return {
+        "profile": built.profile,
+        "platform": built.platform,
+        "repository": repository,
+        "digest": built.digest,
+        "manifest_bytes": len(built.manifest),
+        "config_digest": built.config_digest,
+        "unpacked_bytes": built.unpacked_bytes,
+        "download_bytes": built.download_bytes,
+        "layers": [
+            PackagedLayer(kind=layer.kind, digest=layer.digest, size=layer.size, unpacked=layer.unpacked)
+            for layer in built.layers
+        ],
+    }
+
+
 def packaged_image(built: BuiltImage, served: Served, repository: str, options: ReleaseOptions) -> PackagedImage:
     """Everything a release needs of an image but its counter.
 
@@ -117,18 +136,7 @@ def packaged_image(built: BuiltImage, served: Served, repository: str, options: 
         model=served.model,
         version=served.version,
         stage=options.stage,
-        profile=built.profile,
-        platform=built.platform,
-        repository=repository,
-        digest=built.digest,
-        manifest_bytes=len(built.manifest),
-        config_digest=built.config_digest,
-        unpacked_bytes=built.unpacked_bytes,
-        download_bytes=built.download_bytes,
-        layers=[
-            PackagedLayer(kind=layer.kind, digest=layer.digest, size=layer.size, unpacked=layer.unpacked)
-            for layer in built.layers
-        ],
+        **of_built(built, repository),
         runtime=served.runtime,
         provider=served.provider,
         precision=served.precision,

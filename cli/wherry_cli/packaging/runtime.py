@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -11,9 +10,9 @@ from typing import Literal
 from wherry.errors import BuildError
 from wherry.profile import DeviceProfile
 from wherry.release import PICTURE_FOLDER, RUNTIME_FOLDER
-from wherry_cli.packaging.layers import folder_entries, make_layer
+from wherry_cli.packaging.layers import built_once, folder_entries, make_layer
 from wherry_cli.packaging.locks import Target, lock_for, read_lock
-from wherry_cli.packaging.progress import Progress, Report, silent
+from wherry_cli.packaging.progress import Report, silent
 from wherry_cli.packaging.store import Layer, Store
 from wherry_cli.packaging.tools import run_tool
 
@@ -74,20 +73,12 @@ def _wheel_layer(
 ) -> Layer:
     target, lock, key = _recipe(name, profile)
     stage = f"{kind} layer, {name} for {target.machine}"
-    known = store.recall(kind, key)
-    if known is not None:
-        report(Progress(stage, 1, 1, "in the cache"))
-        return known
-    report(Progress(stage, 0, 1, "fetching wheels"))
-    folder = store.scratch()
-    try:
+
+    def build(folder: Path) -> Layer:
         install_wheels(lock, target, folder, stage)
-        layer = make_layer(kind, folder_entries(folder / "wheels", _FOLDERS[kind], is_needed), store)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    store.remember(kind, key, layer)
-    report(Progress(stage, 1, 1, "built"))
-    return layer
+        return make_layer(kind, folder_entries(folder / "wheels", _FOLDERS[kind], is_needed), store)
+
+    return built_once(store, kind, key, build, report, stage, "fetching wheels")
 
 
 def known_runtime_layer(runtime: str, profile: DeviceProfile, store: Store) -> Layer | None:
