@@ -10,7 +10,7 @@ from wherry.profile import DeviceProfile, HostFacts, misfits
 from wherry.release import Signature, TensorSpec, UnknownGate
 from wherry_agent.assignment import Marks, TrustedImage
 from wherry_agent.entry import Rejection, withdrawn
-from wherry_agent.ports import Room
+from wherry_agent.observed import Room
 
 _MB = 1_000_000
 _BYTES_PER_FILE = 16_384

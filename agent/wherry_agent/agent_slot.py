@@ -17,8 +17,8 @@ from wherry.messages import Phase
 from wherry_agent.assignment import Assignment, TrustedImage
 from wherry_agent.endings import advanced, problem_of, with_slot
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, same, withdrawn
+from wherry_agent.observed import Observed
 from wherry_agent.own_version import Running
-from wherry_agent.ports import Observed
 from wherry_agent.states import allows
 from wherry_agent.steps import Commit, Fetch, GoBack, Probe, Prune, Remove, Rollback, Soak, Stage, Start, Step, Switch
 

@@ -14,7 +14,7 @@ from wherry.errors import EngineError, NotFound, WherryError
 from wherry.questions import Check, DiagnoseReply, DiagnoseRequest, LogsReply, LogsRequest
 from wherry_agent.container_logs import container_to_read, log_lines
 from wherry_agent.endings import problem_of
-from wherry_agent.ports import ActiveSlot, Container
+from wherry_agent.observed import ActiveSlot, Container
 
 Question = LogsRequest | DiagnoseRequest
 Answer = LogsReply | DiagnoseReply

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from wherry.questions import LOG_LINE_CHARS, REPLY_BYTES, LogLine
-from wherry_agent.ports import ActiveSlot, Container
+from wherry_agent.observed import ActiveSlot, Container
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ?")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")

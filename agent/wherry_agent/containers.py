@@ -22,7 +22,8 @@ from wherry_agent.archive import first_file
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.engine_client import docker, wrapped
 from wherry_agent.images import Images
-from wherry_agent.ports import Cancel, Container, ContainerState, RestartPolicy, Share
+from wherry_agent.observed import Container, ContainerState, RestartPolicy, Share
+from wherry_agent.ports import Cancel
 
 _IMAGE = TypeAdapter(TrustedImage)
 _USER = "65532:65532"

@@ -7,7 +7,7 @@ from typing import Any
 
 from wherry.errors import MalformedMessage
 from wherry.messages import LATENCY_EDGES_US, SlotSample
-from wherry_agent.ports import ActiveSlot
+from wherry_agent.observed import ActiveSlot
 
 _BINS = len(LATENCY_EDGES_US) + 1
 

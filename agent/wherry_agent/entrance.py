@@ -9,7 +9,7 @@ from wherry_agent.admission import admit
 from wherry_agent.agent_slot import refusal
 from wherry_agent.assignment import TrustedImage, mark_above
 from wherry_agent.entry import Entry, SlotEntry, same
-from wherry_agent.ports import Observed, Room
+from wherry_agent.observed import Observed, Room
 from wherry_agent.room import GaveUp, frees, to_give_up
 from wherry_agent.together import Wish, joint_room
 from wherry_agent.world import Policy, World

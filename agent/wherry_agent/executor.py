@@ -22,7 +22,8 @@ from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import container_name
 from wherry_agent.events import Blame, Cancelled, Done, Failed, GateAsked, News, Outcome, StepProgress
 from wherry_agent.mending import Mender
-from wherry_agent.ports import Cancel, Container, Engine, Fetcher, Host, Progress, Route, StepCancelled, Target
+from wherry_agent.observed import Container, Target
+from wherry_agent.ports import Cancel, Engine, Fetcher, Host, Progress, Route, StepCancelled
 from wherry_agent.trial import Examiner, Verdict
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from wherry_agent.counters import Counters, change, read_counters
 from wherry_agent.entry import SlotEntry, same
 from wherry_agent.events import Looked
 from wherry_agent.gates import Traffic, soak_gate
-from wherry_agent.ports import Container, Engine, Prober, Route
+from wherry_agent.observed import Container
+from wherry_agent.ports import Engine, Prober, Route
 
 CRASHES = 5
 """So many within the window are too many. The engine brings a container back after a minute at the latest."""

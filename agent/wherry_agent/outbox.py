@@ -10,7 +10,8 @@ from wherry.messages import DeploymentEvent, Problem, StateReport
 from wherry_agent.assignment import Assignment
 from wherry_agent.endings import problem_of
 from wherry_agent.entry import Entry
-from wherry_agent.ports import Link, Observed, Recorder
+from wherry_agent.observed import Observed
+from wherry_agent.ports import Link, Recorder
 from wherry_agent.reporter import View, deployment_report, state_report
 
 _REPORTS_PER_START = 1_000_000

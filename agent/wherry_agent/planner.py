@@ -12,7 +12,7 @@ from wherry_agent.agent_slot import plan_agent, proving
 from wherry_agent.assignment import Assignment, TrustedImage
 from wherry_agent.dependencies import serving_order
 from wherry_agent.entry import Deployment, Entry, Limits, SlotEntry, container_name, same, withdrawn
-from wherry_agent.ports import Container, Observed
+from wherry_agent.observed import Container, Observed
 from wherry_agent.steps import (
     Commit,
     EnsureRoute,

@@ -14,7 +14,7 @@ import urllib3
 from wherry.errors import ContractError, InferenceError
 from wherry.release import GoldenCase
 from wherry.tensors import HEADER_LENGTH, PROBE, TOKEN, Tensor, decode_response, encode_request, tensor_from_golden
-from wherry_agent.ports import Recorded
+from wherry_agent.observed import Recorded
 
 _METADATA_LIMIT = 1_048_576
 _TENSORS = "application/octet-stream"

@@ -18,7 +18,7 @@ from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.events import Event, GoldenRechecked, Looked
 from wherry_agent.intake import Background
 from wherry_agent.long_soak import LongSoak, on_probation
-from wherry_agent.ports import Container, Observed
+from wherry_agent.observed import Container, Observed
 from wherry_agent.steps import FallBack, Step
 from wherry_agent.together import falling_back
 from wherry_agent.world import Recheck

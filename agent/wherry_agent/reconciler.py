@@ -19,9 +19,9 @@ from wherry_agent.entry import Entry, container_name
 from wherry_agent.intake import Background, Intake, tells_news
 from wherry_agent.journal import Journal
 from wherry_agent.long_soak import look
+from wherry_agent.observed import ActiveSlot, Observed
 from wherry_agent.outbox import Outbox
 from wherry_agent.planner import assign_ports, plan
-from wherry_agent.ports import ActiveSlot, Observed
 from wherry_agent.recheck import LaterChecks
 from wherry_agent.reporter import active_slots
 from wherry_agent.sight import Sight

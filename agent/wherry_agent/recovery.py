@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from wherry_agent.entry import Entry, SlotEntry, withdrawn
-from wherry_agent.ports import Container
+from wherry_agent.observed import Container
 
 
 def rebuild(entry: Entry, containers: Iterable[Container], routes: Mapping[int, int]) -> Entry:

@@ -12,7 +12,7 @@ from wherry.messages import UNDERSTOOD, DeploymentReport, Problem, ReleaseRef, S
 from wherry_agent.agent_slot import runs
 from wherry_agent.assignment import Assignment, TrustedImage
 from wherry_agent.entry import Deployment, Entry, SlotEntry, container_name, same
-from wherry_agent.ports import ActiveSlot, Container, Observed
+from wherry_agent.observed import ActiveSlot, Container, Observed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Entry, Limits, SlotEntry, container_name
-from wherry_agent.ports import Observed
+from wherry_agent.observed import Observed
 
 
 @dataclass(frozen=True, slots=True)

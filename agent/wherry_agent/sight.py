@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from wherry.errors import WherryError
+from wherry_agent.observed import Observed
 from wherry_agent.outbox import Outbox
-from wherry_agent.ports import Observed
 from wherry_agent.world import World
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from wherry.errors import StoreError, WherryError
 from wherry_agent.assignment import Marks
 from wherry_agent.journal import Journal
+from wherry_agent.observed import Observed
 from wherry_agent.outbox import Outbox
-from wherry_agent.ports import Observed
 from wherry_agent.recovery import rebuild
 from wherry_agent.verification import images_kept
 from wherry_agent.world import World

@@ -24,7 +24,7 @@ from wherry.errors import InferenceError, MalformedMessage, WherryError
 from wherry.messages import HostSample, SlotSample, TelemetryAck, TelemetryBatch
 from wherry.schemas import load_json
 from wherry_agent.counters import NOTHING, Counters, change, read_counters, slot_sample
-from wherry_agent.ports import ActiveSlot
+from wherry_agent.observed import ActiveSlot
 from wherry_agent.spool import Spool
 
 MAX_STATS_BYTES = 262_144

@@ -12,7 +12,7 @@ from datetime import datetime
 from wherry.errors import AdmissionError, DeploymentError, WherryError
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Entry, Limits, SlotEntry, same
-from wherry_agent.ports import Room
+from wherry_agent.observed import Room
 from wherry_agent.steps import EnsureRoute, FallBack, Mode, Step
 
 JOINT_MOVES = frozenset({"switch", "soak", "commit"})

@@ -29,7 +29,8 @@ from wherry_agent.assignment import TrustedImage
 from wherry_agent.counters import Counters, change, read_counters
 from wherry_agent.events import Blame
 from wherry_agent.golden_cases import GoldenCases, UnusableError
-from wherry_agent.ports import Cancel, Container, Engine, Host, Prober
+from wherry_agent.observed import Container
+from wherry_agent.ports import Cancel, Engine, Host, Prober
 from wherry_agent.rehearsal import Beside, Rehearsal
 
 T = TypeVar("T")

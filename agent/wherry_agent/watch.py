@@ -10,7 +10,8 @@ from wherry_agent.assignment import TrustedImage
 from wherry_agent.entry import Entry, SlotEntry, container_name, same
 from wherry_agent.events import Event, HealthChecked
 from wherry_agent.intake import Background
-from wherry_agent.ports import Observed, Prober
+from wherry_agent.observed import Observed
+from wherry_agent.ports import Prober
 from wherry_agent.reporter import serving
 from wherry_agent.steps import EnsureServing, Step
 

@@ -14,7 +14,7 @@ from wherry.errors import EngineError, InferenceError, RegistryError, RouteError
 from wherry_agent.assignment import Assignment, Marks, TrustedImage, mark_above
 from wherry_agent.entry import Entry, SlotEntry, container_name, withdrawn
 from wherry_agent.journal import Journal
-from wherry_agent.ports import Container
+from wherry_agent.observed import Container
 from wherry_agent.steps import Step
 from wherry_agent.trust_rules import raise_accepted
 

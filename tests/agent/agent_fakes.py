@@ -39,8 +39,9 @@ from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
 from wherry_agent.executor import Executor, Settings
 from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.journal import Journal
+from wherry_agent.observed import Container, Recorded, Target, Way
 from wherry_agent.own_version import Running
-from wherry_agent.ports import Cancel, Container, Recorded, Target, Way
+from wherry_agent.ports import Cancel
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.trial import Examiner, Patience
 from wherry_agent.world import Policy

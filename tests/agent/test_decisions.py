@@ -16,7 +16,7 @@ from wherry_agent import gates, trial
 from wherry_agent.admission import admit
 from wherry_agent.assignment import Marks
 from wherry_agent.entry import Rejection
-from wherry_agent.ports import Room
+from wherry_agent.observed import Room
 
 ROOMY = Room(disk_free_bytes=10**10, memory_total_mb=8000, image_present=False)
 PROFILE = load_profiles(Path(__file__).parent.parent.parent / "device_profiles")["generic-amd64"]

@@ -11,7 +11,7 @@ import pytest
 from wherry.messages import HostSample, ReleaseRef
 from wherry_agent.counters import NOTHING
 from wherry_agent.host.flash import ALL, FlashMeter
-from wherry_agent.ports import ActiveSlot
+from wherry_agent.observed import ActiveSlot
 from wherry_agent.spool import Spool
 from wherry_agent.state_folder import write_status
 from wherry_agent.telemetry import Sampler

@@ -9,7 +9,7 @@ from agent_fakes import make_image
 
 from wherry_agent.admission import admit
 from wherry_agent.assignment import Marks
-from wherry_agent.ports import Room
+from wherry_agent.observed import Room
 from wherry_agent.room import frees
 
 MB = 1_000_000

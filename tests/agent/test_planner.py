@@ -11,8 +11,8 @@ from agent_fakes import DEVICE, START, make_image
 from wherry.messages import Problem, UpdateLock
 from wherry_agent.assignment import Assignment, Marks
 from wherry_agent.entry import Deployment, Entry, Limits, Rejection, SlotEntry, container_name
+from wherry_agent.observed import Container, Observed
 from wherry_agent.planner import assign_ports, plan
-from wherry_agent.ports import Container, Observed
 from wherry_agent.reporter import active_slots
 from wherry_agent.wishes import to_admit, to_supersede
 

@@ -24,7 +24,7 @@ from wherry.errors import RouteError
 from wherry.release import HttpGate, RunSpec
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.counters import change, read_counters
-from wherry_agent.ports import Target
+from wherry_agent.observed import Target
 from wherry_agent.route.both import BothRoutes
 from wherry_agent.route.haproxy import HaproxyRoute
 from wherry_agent.route.haproxy_config import CONFIG_FILE, MAP_FILE, MASTER_SOCKET, PID_FILE, Bounds

@@ -18,8 +18,8 @@ from wherry.messages import Retry
 from wherry_agent.assignment import Assignment, Marks
 from wherry_agent.entry import Deployment, Entry, SlotEntry, container_name
 from wherry_agent.events import AssignmentReceived, CommandReceived
+from wherry_agent.observed import Container, Observed
 from wherry_agent.planner import plan
-from wherry_agent.ports import Container, Observed
 from wherry_agent.together import left_behind
 
 GROUP = ("cam", "text")

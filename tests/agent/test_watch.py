@@ -10,7 +10,7 @@ from agent_fakes import make_image
 from wherry.release import RunSpec
 from wherry_agent.entry import Entry, SlotEntry, container_name
 from wherry_agent.events import HealthChecked
-from wherry_agent.ports import Container, Observed
+from wherry_agent.observed import Container, Observed
 from wherry_agent.steps import EnsureServing
 from wherry_agent.watch import Watch
 

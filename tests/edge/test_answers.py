@@ -12,7 +12,7 @@ from wherry.questions import LOG_LINE_CHARS, LOG_LINES, REPLY_BYTES, Check, Diag
 from wherry_agent import answers
 from wherry_agent.answers import WAITING, Answerer
 from wherry_agent.container_logs import container_to_read, log_lines
-from wherry_agent.ports import ActiveSlot, Container
+from wherry_agent.observed import ActiveSlot, Container
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 RAW = b"2030-01-01T00:00:00.123456789Z one\n2030-01-01T00:00:01Z two\n2030-01-01T02:00:02.5+02:00 three\n"

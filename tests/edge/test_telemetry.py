@@ -13,7 +13,7 @@ import pytest
 from wherry.errors import InferenceError, MalformedMessage, StoreError
 from wherry.messages import LATENCY_EDGES_US, HostSample, ReleaseRef
 from wherry_agent.counters import NOTHING, Counters, change, read_counters, slot_sample
-from wherry_agent.ports import ActiveSlot
+from wherry_agent.observed import ActiveSlot
 from wherry_agent.spool import Spool
 from wherry_agent.telemetry import MAX_STATS_BYTES, Sampler, StatsReader
 

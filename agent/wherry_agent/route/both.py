@@ -13,7 +13,7 @@ from typing import Any
 
 from wherry.errors import RouteError
 from wherry_agent.assignment import TrustedImage
-from wherry_agent.ports import Target, Way
+from wherry_agent.observed import Target, Way
 from wherry_agent.route.chooser import Choice, Setting, choose, speaks_http
 from wherry_agent.route.haproxy import HaproxyRoute
 from wherry_agent.route.kernel import KernelRoute

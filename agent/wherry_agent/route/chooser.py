@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wherry.release import HttpGate, ReadyGate, ReleaseImage, TcpGate
-from wherry_agent.ports import Way
+from wherry_agent.observed import Way
 
 Setting = Literal["auto", "kernel", "haproxy"]
 
