@@ -22,7 +22,7 @@ from wherry_agent.config import AgentConfig
 from wherry_agent.containers import DockerEngine
 from wherry_agent.enrolment import Renewer
 from wherry_agent.events import AssignmentReceived, Event, Stop, Tick
-from wherry_agent.executor import Executor, Settings
+from wherry_agent.executor import Executor
 from wherry_agent.fetch.registry import RegistryFetcher
 from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.host import Host, read_facts
@@ -30,6 +30,7 @@ from wherry_agent.identity_store import Identity, IdentityStore
 from wherry_agent.journal import Journal
 from wherry_agent.link import AgentLink
 from wherry_agent.local_api import LocalApi
+from wherry_agent.maker import Settings
 from wherry_agent.prober import HttpProber
 from wherry_agent.reconciler import Reconciler
 from wherry_agent.route.both import BothRoutes

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wherry.agent_release import AGENT_SLOT
@@ -19,8 +17,8 @@ from wherry.errors import (
 )
 from wherry_agent import steps
 from wherry_agent.assignment import TrustedImage
-from wherry_agent.entry import container_name
 from wherry_agent.events import Blame, Cancelled, Done, Failed, GateAsked, News, Outcome, StepProgress
+from wherry_agent.maker import Maker, Settings
 from wherry_agent.mending import Mender
 from wherry_agent.observed import Container, Target
 from wherry_agent.ports import Cancel, Engine, Fetcher, Host, Progress, Route, StepCancelled
@@ -28,20 +26,6 @@ from wherry_agent.trial import Examiner, Verdict
 
 _log = logging.getLogger(__name__)
 _STRAY_DRAIN_SECONDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the executor needs of the configuration.
-
-    Attributes:
-        ports: loopback ports that containers may be published on.
-        reserve_mb: memory to stay free beside a release that is started beside another one.
-    """
-
-    device: str
-    ports: range
-    reserve_mb: int = 64
 
 
 class OwnSlot(Protocol):
@@ -73,6 +57,7 @@ class Executor:
         self._host = host
         self._before_stop = before_stop
         self._own = own
+        self._maker = Maker(settings, engine, fetcher, route, host)
         self._mender = Mender(settings.device, engine, fetcher, host, examiner.recheck, self._fall_back)
 
     def run(self, step: steps.Step, cancel: Cancel, tell: Callable[[News], None]) -> Outcome:
@@ -120,7 +105,7 @@ class Executor:
         return True
 
     def _name(self, slot: str, image: TrustedImage) -> str:
-        return container_name(self._settings.device, slot, image)
+        return self._maker.name(slot, image)
 
     def _examine(
         self, step: steps.Probe | steps.Soak, cancel: Cancel, tell: Callable[[News], None]
@@ -155,7 +140,7 @@ class Executor:
         finally:
             if not isinstance(outcome, Done):  # what does not do well is better than nothing
                 self._end(step.slot, step.image)
-                self._ensure_serving(steps.EnsureServing(step.slot, step.rejected, step.slot_port))
+                self._maker.revive(steps.EnsureServing(step.slot, step.rejected, step.slot_port))
                 port = self._port(self._name(step.slot, step.rejected))
                 self._ensure_route(steps.EnsureRoute(step.slot, step.rejected, step.slot_port, port))
         return outcome
@@ -168,7 +153,7 @@ class Executor:
         """Bring the release before up and through its gates; only then callers are turned to it."""
         turns = {}
         for turn in (step, *step.partners):
-            self._ensure_serving(steps.EnsureServing(turn.slot, turn.image, turn.slot_port))
+            self._maker.revive(steps.EnsureServing(turn.slot, turn.image, turn.slot_port))
             name = self._name(turn.slot, turn.image)
             verdict = self._examiner.probe(name, turn.image, cancel, lambda *_: None)
             if verdict.failure is not None:
@@ -178,33 +163,7 @@ class Executor:
         return Done()
 
     def _stage(self, step: steps.Stage) -> None:
-        self._create(step.slot, step.image, step.slot_port)
-
-    def _create(self, slot: str, image: TrustedImage, slot_port: int) -> None:
-        name = self._name(slot, image)
-        found = self._engine.inspect(name)
-        if found is not None and found.digest != image.digest:
-            self._engine.remove(name)
-            found = None
-        if found is None:
-            self._engine.create(name, slot, image, self._free_port(), slot_port)
-
-    def _free_port(self) -> int:
-        """A loopback port that no container of ours has, no route leads to and nothing listens on.
-
-        Somebody may have removed a container whose route still stands: its callers must not reach another slot's.
-        """
-        taken = {container.port for container in self._engine.observe().values()} | {*self._route.read().values()}
-        ports = self._settings.ports
-        # Agents that share an engine begin at different places.
-        shift = zlib.crc32(self._settings.device.encode()) % len(ports)
-        candidates: list[int] = [*ports[shift:], *ports[:shift]]
-        for port in candidates:
-            if port not in taken and self._host.port_free(port):
-                return port
-        raise EngineError(
-            "candidate port", f"all of {self._settings.ports.start}-{self._settings.ports.stop - 1} are taken"
-        )
+        self._maker.create(step.slot, step.image, step.slot_port)
 
     def _start(self, step: steps.Start) -> None:
         name = self._name(step.slot, step.image)
@@ -318,39 +277,8 @@ class Executor:
             self._engine.stop(name, step.drain_seconds)
             self._engine.remove(name)
 
-    def _ensure_serving(self, step: steps.EnsureServing) -> None:
-        name = self._name(step.slot, step.image)
-        found = self._engine.inspect(name)
-        if found and step.restart:
-            self._engine.stop(name, 1)
-        if found and self._revived(name):
-            return
-        if found:
-            self._engine.remove(name)
-        if not self._engine.has_image(step.image):
-            self._fetcher.fetch(step.image, Cancel(), lambda *_: None)
-        self._create(step.slot, step.image, step.slot_port)
-        self._engine.restart_policy(name, "unless-stopped")
-        self._engine.start(name)
-
-    def _revived(self, name: str) -> bool:
-        """Whether an existing container could be started; one whose port was taken is made again."""
-        try:
-            self._engine.restart_policy(name, "unless-stopped")
-            self._engine.processor_share(name, "full")
-            self._engine.start(name)
-        except EngineError as error:
-            _log.warning("known-good container does not start and is made again: %s", error)
-            if self._engine.inspect(name) is None:
-                return False
-            return self._reachable_or_raise(error)
-        return True
-
-    @staticmethod
-    def _reachable_or_raise(error: EngineError) -> bool:
-        if "port" in error.reason or "address already in use" in error.reason:
-            return False
-        raise error
+    def _revive(self, step: steps.EnsureServing) -> None:
+        self._maker.revive(step)
 
     def _ensure_route(self, step: steps.EnsureRoute) -> None:
         turns = (step, *step.partners)
@@ -381,6 +309,6 @@ _ACTIONS: Mapping[type, Callable[[Executor, Any], None]] = {
     steps.Rollback: Executor._roll_back,
     steps.Remove: Executor._remove,
     steps.StandDown: Executor._stand_down,
-    steps.EnsureServing: Executor._ensure_serving,
+    steps.EnsureServing: Executor._revive,
     steps.EnsureRoute: Executor._ensure_route,
 }

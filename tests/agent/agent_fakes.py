@@ -36,9 +36,10 @@ from wherry.tensors import Tensor, tensor_from_golden, tensor_from_values, tenso
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
 from wherry_agent.entry import Limits, container_name
 from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
-from wherry_agent.executor import Executor, Settings
+from wherry_agent.executor import Executor
 from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.journal import Journal
+from wherry_agent.maker import Settings
 from wherry_agent.observed import Container, Recorded, Target, Way
 from wherry_agent.own_version import Running
 from wherry_agent.ports import Cancel
