@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wherry.errors import ConfigError
 from wherry.identity import SlotName
+from wherry_agent.asking import Patience
 from wherry_agent.entry import Limits
 from wherry_agent.registry_credentials import FOLDER, RegistryCredentials
 from wherry_agent.supervision import RUNS_AS
-from wherry_agent.trial import Patience
 
 _log = logging.getLogger(__name__)
 ENV_PREFIX = "WHERRY_AGENT_"

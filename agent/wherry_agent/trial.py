@@ -5,41 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from wherry.errors import EngineError, GateFailed, InferenceError, MalformedMessage, WherryError
 from wherry.messages import GateResult
 from wherry.release import (
-    GoldenCase,
     GoldenGate,
     HttpGate,
-    LatencyGate,
-    MemoryGate,
     ReadyGate,
-    RehearsalGate,
-    ShadowGate,
-    SignatureGate,
     SoakGate,
     TcpGate,
-    TemperatureGate,
-    fraction,
 )
 from wherry_agent import gates
+from wherry_agent.asking import Asker, Exited, Patience, StillRuns, Trial, kind_of
 from wherry_agent.assignment import TrustedImage
 from wherry_agent.counters import Counters, change, read_counters
 from wherry_agent.events import Blame
-from wherry_agent.golden_cases import GoldenCases, UnusableError
+from wherry_agent.golden_cases import GoldenCases
 from wherry_agent.observed import Container
 from wherry_agent.ports import Cancel, Engine, Host, Prober
-from wherry_agent.rehearsal import Beside, Rehearsal
+from wherry_agent.rehearsal import Beside
 
-T = TypeVar("T")
 Asks = Callable[[str, float], None]
 """Told which gate begins to ask, and after how many seconds it ends at the latest."""
 _KILLED_FROM_OUTSIDE = (137, 143)
 _ASKS_BY_ITSELF = ReadyGate | HttpGate | TcpGate
 """Gates that find out by themselves whether the container is up."""
-_LATENCY_ROUNDS = 5
 _MORE_MEMORY = (
     "Package it again with more memory (`wherry package --memory MIB`) or make the model smaller (`--quantize`), "
     "under a new version"
@@ -53,53 +44,6 @@ class Verdict:
     gates: tuple[GateResult, ...]
     failure: WherryError | None = None
     blame: Blame = "release"
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long and how often the examiner looks.
-
-    Attributes:
-        soak_seconds: how long a candidate is watched after the switch.
-        poll_seconds: pause between questions whether it is ready.
-        answer_seconds: most that one such question may take.
-        alive_seconds: how long a container that cannot be asked must run.
-        latency_requests: fewest requests that a latency gate times.
-    """
-
-    soak_seconds: float = 0.5
-    poll_seconds: float = 0.1
-    answer_seconds: float = 2.0
-    alive_seconds: float = 2.0
-    latency_requests: int = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _StillRuns:
-    """For images that declare no way to ask them: they must not end at once."""
-
-    kind = "alive"
-
-
-class _Exited(Exception):
-    """The candidate's process ended."""
-
-    def __init__(self, container: Container | None) -> None:
-        super().__init__(container)
-        self.container = container
-
-
-@dataclass(slots=True)
-class _Trial:
-    """One examination: the candidate, its address and what was learned on the way."""
-
-    name: str
-    image: TrustedImage
-    base_url: str
-    port: int
-    cancel: Cancel
-    beside: Beside | None
-    cases: list[GoldenCase] | None = None
 
 
 class Examiner:
@@ -118,10 +62,9 @@ class Examiner:
         self._engine = engine
         self._prober = prober
         self._patience = patience
-        self._host = host
         self._golden_cases = golden_cases
         self._statistics = statistics
-        self._rehearsal = Rehearsal(prober)
+        self._asker = Asker(engine, prober, patience, host, golden_cases)
 
     def probe(
         self, name: str, image: TrustedImage, cancel: Cancel, asks: Asks, beside: str | None = None
@@ -203,7 +146,7 @@ class Examiner:
         except (InferenceError, MalformedMessage):
             return None
 
-    def _begin(self, name: str, image: TrustedImage, cancel: Cancel, beside: str | None) -> _Trial:
+    def _begin(self, name: str, image: TrustedImage, cancel: Cancel, beside: str | None) -> Trial:
         container = self._engine.inspect(name)
         if container is None:
             raise EngineError(f"container {name}", "is gone")
@@ -211,24 +154,24 @@ class Examiner:
         serves = None
         if other and other.image and other.state == "running":
             serves = Beside(other.image, f"http://127.0.0.1:{other.port}", other.token)
-        return _Trial(name, image, f"http://127.0.0.1:{container.port}", container.port, cancel, serves)
+        return Trial(name, image, f"http://127.0.0.1:{container.port}", container.port, cancel, serves)
 
-    def _through(self, trial: _Trial, declared: Sequence[object], asks: Asks | None = None) -> Verdict:
+    def _through(self, trial: Trial, declared: Sequence[object], asks: Asks | None = None) -> Verdict:
         passed: list[GateResult] = []
         for gate in declared:
             trial.cancel.check()
             if asks:
-                asks(_kind(gate), float(getattr(gate, "deadline_seconds", self._patience.alive_seconds)))
+                asks(kind_of(gate), float(getattr(gate, "deadline_seconds", self._patience.alive_seconds)))
             began = time.monotonic()
             try:
-                self._must_run(trial)
+                self._asker.must_run(trial)
                 if len(passed) == 1:  # it has loaded; it is timed beside what serves, with an equal share
                     self._engine.processor_share(trial.name, "full")
-                passed.append(self._ask(trial, gate, began))
-            except _Exited as exited:
+                passed.append(self._asker.ask(trial, gate, began))
+            except Exited as exited:
                 return self._ended(trial, gate, exited.container, began, passed)
             except InferenceError as error:
-                passed.append(gates.unanswered(_kind(gate), error.reason, time.monotonic() - began))
+                passed.append(gates.unanswered(kind_of(gate), error.reason, time.monotonic() - began))
             if not passed[-1].ok:
                 ended = self._engine.inspect(trial.name)
                 if ended is None or not ended.running:
@@ -236,147 +179,26 @@ class Examiner:
                 return Verdict(tuple(passed), failure(trial.image, passed[-1]))
         return Verdict(tuple(passed))
 
-    def _must_run(self, trial: _Trial) -> None:
-        container = self._engine.inspect(trial.name)
-        if container is None or container.state != "running":
-            raise _Exited(container)
-
     def _ended(
-        self, trial: _Trial, gate: object, container: Container | None, began: float, passed: list[GateResult]
+        self, trial: Trial, gate: object, container: Container | None, began: float, passed: list[GateResult]
     ) -> Verdict:  # fmt: skip
         """A candidate that ended by itself is at fault; one that was killed from outside may not be."""
         code = container.exit_code if container else None
         oom = bool(container and container.oom_killed)
         words = self._engine.last_words(trial.name) if container else "it was removed"
-        result = gates.exited(_kind(gate), time.monotonic() - began, code, oom, words)
+        result = gates.exited(kind_of(gate), time.monotonic() - began, code, oom, words)
         outside = container is None or (code in _KILLED_FROM_OUTSIDE and not oom)
         return Verdict((*passed, result), failure(trial.image, result), "unclear" if outside else "release")
-
-    def _ask(self, trial: _Trial, gate: object, began: float) -> GateResult:
-        match gate:
-            case ReadyGate():
-                return self._ready(trial, gate)
-            case HttpGate():
-                return self._http(trial, gate)
-            case TcpGate():
-                kept = self._until(
-                    trial, gate.deadline_seconds, lambda left: self._prober.keeps_connection(trial.port, left), bool
-                )  # fmt: skip
-                return gates.tcp(kept, time.monotonic() - began)
-            case _StillRuns():
-                trial.cancel.wait(self._patience.alive_seconds)
-                self._must_run(trial)
-                return gates.alive(time.monotonic() - began)
-            case MemoryGate():
-                used = self._engine.memory_bytes(trial.name)
-                return gates.memory(gate, used, trial.image.image.run.memory_mb, time.monotonic() - began)
-            case TemperatureGate():
-                return gates.temperature(gate, self._host.temperatures(), time.monotonic() - began)
-            case _:
-                return self._ask_model(trial, gate, began)
-
-    def _ask_model(self, trial: _Trial, gate: object, began: float) -> GateResult:
-        """Gates that speak the Open Inference Protocol."""
-        image = trial.image.image
-        match gate:
-            case SignatureGate():
-                document = self._prober.metadata(trial.base_url, image.model, gate.deadline_seconds)
-                return gates.signature(image.signature, image.provider, document, time.monotonic() - began)
-            case GoldenGate():
-                try:
-                    cases = self._cases(trial)
-                except UnusableError as error:
-                    return gates.golden_unusable(str(error), time.monotonic() - began)
-                return self._golden_cases.ask(trial.base_url, trial.image, gate, cases, trial.cancel)
-            case LatencyGate():
-                return self._latency(trial, gate)
-            case RehearsalGate() | ShadowGate():
-                return self._rehearsal.judge(gate, trial.image, trial.base_url, trial.beside, trial.cancel)
-            case _:
-                return gates.unanswered(_kind(gate), "this agent does not know this gate", 0.0)
-
-    def _until(self, trial: _Trial, deadline_seconds: float, ask: Callable[[float], T], good: Callable[[T], bool]) -> T:
-        """Ask again and again until the answer is good or the deadline has passed; the last answer.
-
-        From half the time on it loads with a full share of the processor: on a busy device a good release must not
-        be rejected for the sake of what serves.
-        """
-        deadline = time.monotonic() + deadline_seconds
-        hurry = deadline - deadline_seconds / 2
-        pause = self._patience.poll_seconds
-        while True:
-            if time.monotonic() >= hurry:
-                self._engine.processor_share(trial.name, "full")
-                hurry = deadline + 1
-            answer = ask(min(self._patience.answer_seconds, max(deadline - time.monotonic(), 0.2)))
-            if good(answer) or time.monotonic() >= deadline:
-                return answer
-            self._must_run(trial)
-            trial.cancel.wait(pause)
-            trial.cancel.check()
-            pause = min(pause * 1.2, 1.0)
-
-    def _ready(self, trial: _Trial, gate: ReadyGate) -> GateResult:
-        began = time.monotonic()
-        model = trial.image.image.model
-        answered = self._until(
-            trial, gate.deadline_seconds, lambda left: self._prober.ready(trial.base_url, model, left), bool
-        )  # fmt: skip
-        words = "" if answered else self._engine.last_words(trial.name)
-        return gates.ready(gate, answered, time.monotonic() - began, words)
-
-    def _http(self, trial: _Trial, gate: HttpGate) -> GateResult:
-        began = time.monotonic()
-        status = self._until(
-            trial,
-            gate.deadline_seconds,
-            lambda left: self._prober.status(trial.base_url, gate.path, left),
-            lambda found: found == gate.status,
-        )
-        return gates.http(gate, status, time.monotonic() - began)
-
-    def _cases(self, trial: _Trial) -> list[GoldenCase]:
-        if trial.cases is None:
-            trial.cases = self._golden_cases.read(trial.name, trial.image)
-        return trial.cases
-
-    def _latency(self, trial: _Trial, gate: LatencyGate) -> GateResult:
-        """Time the golden cases; where the owner wants it, in turn with the version that serves."""
-        began = time.monotonic()
-        try:
-            cases = self._cases(trial)
-        except UnusableError as error:
-            return gates.unanswered("latency", str(error), time.monotonic() - began)
-        if not cases:
-            return gates.unanswered("latency", "the release has no golden cases to time", time.monotonic() - began)
-        why = self._rehearsal.why_not(trial.image, trial.beside) if fraction(gate.factor) else "not asked"
-        urls = [trial.base_url, *([trial.beside.base_url] if trial.beside and not why else [])]
-        count, model = max(self._patience.latency_requests, len(cases)), trial.image.image.model
-        mine: list[float] = []
-        theirs: list[float] = []
-        for _ in range(_LATENCY_ROUNDS):
-            left = began + gate.deadline_seconds - time.monotonic()
-            found = [*self._golden_cases.time(urls, model, cases, count, left, trial.cancel), []]
-            mine, theirs = mine + found[0], theirs + found[1]
-            result = gates.latency(gate, mine, theirs, time.monotonic() - began, why)
-            # A moment's noise is not the release's fault: before a no, more is measured.
-            if result.ok or time.monotonic() - began > gate.deadline_seconds / 2:
-                break
-        return result
 
 
 def _by_itself(image: TrustedImage) -> object:
     """The gate of a release that declares none which finds out by itself whether the container is up."""
     custom = image.image.runtime == "custom"
-    return _StillRuns() if custom else ReadyGate(deadline_seconds=image.image.run.start_seconds)
+    return StillRuns() if custom else ReadyGate(deadline_seconds=image.image.run.start_seconds)
 
 
 def _traffic(counters: Counters | None) -> gates.Traffic | None:
     return gates.Traffic.of(counters.requests, counters.failures, counters.latency_sum_us) if counters else None
-
-
-def _kind(gate: object) -> str:
-    return str(getattr(gate, "kind", "unknown"))
 
 
 def failure(image: TrustedImage, result: GateResult) -> GateFailed:

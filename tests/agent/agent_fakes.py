@@ -33,6 +33,7 @@ from wherry.release import (
     TensorSpec,
 )
 from wherry.tensors import Tensor, tensor_from_golden, tensor_from_values, tensor_to_golden
+from wherry_agent.asking import Patience
 from wherry_agent.assignment import Assignment, Marks, TrustedImage
 from wherry_agent.entry import Limits, container_name
 from wherry_agent.events import AssignmentReceived, Event, StepFinished, Tick
@@ -44,7 +45,7 @@ from wherry_agent.observed import Container, Recorded, Target, Way
 from wherry_agent.own_version import Running
 from wherry_agent.ports import Cancel
 from wherry_agent.reconciler import Reconciler
-from wherry_agent.trial import Examiner, Patience
+from wherry_agent.trial import Examiner
 from wherry_agent.world import Policy
 from wherry_agent.world import World as Ports
 
